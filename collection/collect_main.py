@@ -1,0 +1,122 @@
+"""Preview a scripted policy: roll it out, print its success rate, write a video or raw episodes.
+
+  python -m collection.collect_main --environment=place_in_tray --policy=grasp --episodes=100 \\
+    --out=grasp.mp4
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+
+import imageio.v2 as imageio
+import numpy as np
+import tqdm
+
+from collection import recorder, registry, scripted_policies, statistics
+
+VIDEO_FRAMES_PER_SECOND = 10
+VIDEO_EPISODES = 10  # the success rate is of all episodes, the video shows the first few
+SUFFIXES = (".mp4", ".npz")
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m collection.collect_main",
+    description="Rolls out a scripted policy, prints its success rate with a 95 % interval, and "
+    "writes a video or the raw episodes.",
+  )
+  parser.add_argument(
+    "--environment", required=True, choices=tuple(registry.ENVIRONMENTS), metavar="NAME",
+    help=f"one of: {', '.join(registry.ENVIRONMENTS)}",
+  )  # fmt: skip
+  parser.add_argument(
+    "--policy", required=True, choices=tuple(scripted_policies.SCRIPTS), metavar="NAME",
+    help=f"one of: {', '.join(scripted_policies.SCRIPTS)}",
+  )  # fmt: skip
+  parser.add_argument("--episodes", type=int, default=100, help="how many (default: %(default)s)")
+  parser.add_argument(
+    "--first_seed", type=int, default=registry.TRAIN_SEEDS[0],
+    help="seed of the first episode; the next ones count up (default: %(default)s)",
+  )  # fmt: skip
+  parser.add_argument(
+    "--out", type=pathlib.Path,
+    help=f"FILE.mp4: a video of the first {VIDEO_EPISODES} episodes; "
+    "FILE.npz: images, states, actions, rewards and outcomes of all",
+  )  # fmt: skip
+  return parser
+
+
+def collect(name: str, script: str, seeds: range, out: pathlib.Path | None) -> None:
+  """Rolls out `script`, writes `out` if there is one, and prints the measured success rate."""
+  environment = registry.load(name, render_mode="rgb_array")
+  film = bool(out) and out.suffix == ".mp4"
+  episodes, frames = [], []
+  for index, seed in enumerate(tqdm.tqdm(seeds, desc=f"{script} in {name}", unit="episode")):
+    film_this = film and index < VIDEO_EPISODES
+    on_step = (lambda: frames.append(environment.render())) if film_this else (lambda: None)
+    episodes.append(recorder.record_episode(name, environment, script, seed, on_step=on_step))
+  environment.close()
+  if out:
+    _write(out, episodes, frames)
+  _print_success_rate(name, script, episodes)
+
+
+def _print_success_rate(name: str, script: str, episodes: list[recorder.Episode]) -> None:
+  outcome = scripted_policies.script(script).success_outcome
+  successes = sum(bool(episode.outcomes[outcome].any()) for episode in episodes)
+  low, high = statistics.wilson_interval(successes, len(episodes))
+  print(
+    f"{script} in {name}: {outcome} in {successes} of {len(episodes)} episodes, success rate "
+    f"{successes / len(episodes):.3f} (95 % interval {low:.3f} to {high:.3f})"
+  )
+
+
+def _write(out: pathlib.Path, episodes: list[recorder.Episode], frames: list[np.ndarray]) -> None:
+  """Writes aside and renames, so that `out` is whole or not there."""
+  aside = out.with_name(f".{out.name}.incomplete{out.suffix}")
+  if out.suffix == ".mp4":
+    imageio.mimsave(aside, frames, fps=VIDEO_FRAMES_PER_SECOND, macro_block_size=None)
+  else:
+    np.savez_compressed(aside, **_arrays(episodes))
+  os.replace(aside, out)
+  print(f"wrote {out}")
+
+
+def _arrays(episodes: list[recorder.Episode]) -> dict[str, np.ndarray]:
+  """Episode-major arrays: observation_KEY (N, T + 1, …), action (N, T, 8), reward, outcome_NAME …"""
+  arrays = {
+    "seed": np.array([episode.seed for episode in episodes]),
+    "agent_id": np.array([episode.agent_id for episode in episodes]),
+    "action": np.stack([episode.actions for episode in episodes]),
+    "reward": np.stack([episode.rewards for episode in episodes]),
+  }
+  for key in episodes[0].observations:
+    arrays[f"observation_{key}"] = np.stack([episode.observations[key] for episode in episodes])
+  for key in episodes[0].outcomes:
+    arrays[f"outcome_{key}"] = np.stack([episode.outcomes[key] for episode in episodes])
+  return arrays
+
+
+def main(argv: list[str] | None = None) -> int:
+  parser = _parser()
+  arguments = parser.parse_args(argv)
+  last_seed = registry.MONITORING_SEEDS[-1]
+  if not 1 <= arguments.episodes:
+    parser.error(f"--episodes={arguments.episodes}: expected at least 1")
+  if not 0 <= arguments.first_seed <= last_seed - arguments.episodes:
+    parser.error(
+      f"--first_seed={arguments.first_seed}: expected 0 to {last_seed} less the episodes"
+    )
+  out = arguments.out
+  if out and out.suffix not in SUFFIXES:
+    parser.error(f"--out={out}: expected a name that ends in {' or '.join(SUFFIXES)}")
+  if out and not out.absolute().parent.is_dir():
+    parser.error(f"--out={out}: there is no folder {out.absolute().parent}")
+  seeds = range(arguments.first_seed, arguments.first_seed + arguments.episodes)
+  collect(arguments.environment, arguments.policy, seeds, out)
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
