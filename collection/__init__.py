@@ -1,4 +1,4 @@
-"""Simulate and act: scenes, tasks, environments, scripted policies and the episodes they produce."""
+"""Simulate and act: scenes, tasks, environments, scripted policies and their episodes."""
 
 from collection import registry
 

@@ -84,7 +84,7 @@ def _write(out: pathlib.Path, episodes: list[recorder.Episode], frames: list[np.
 
 
 def _arrays(episodes: list[recorder.Episode]) -> dict[str, np.ndarray]:
-  """Episode-major arrays: observation_KEY (N, T + 1, …), action (N, T, 8), reward, outcome_NAME …"""
+  """observation_KEY (N, T + 1, …), action (N, T, 8), reward (N, T), outcome_NAME (N, T)."""
   arrays = {
     "seed": np.array([episode.seed for episode in episodes]),
     "agent_id": np.array([episode.agent_id for episode in episodes]),

@@ -44,7 +44,7 @@ ORANGE = (0.95, 0.45, 0.08)
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """A box (x, y, z extents) or a cylinder (length, radius) along an axis, in a link's frame; metres."""
+  """A box (x, y, z extents) or a cylinder (length, radius), in a link's frame; metres."""
 
   kind: str
   size: tuple[float, ...]
@@ -246,7 +246,7 @@ class WidowX250:
       client.changeDynamics(
         self.body, finger, lateralFriction=FINGER_FRICTION, spinningFriction=0.02
       )
-    for joint, position in zip(ARM_JOINTS, NEUTRAL_JOINT_POSITIONS):
+    for joint, position in zip(ARM_JOINTS, NEUTRAL_JOINT_POSITIONS, strict=True):
       client.resetJointState(self.body, joint, position)
     for joint in FINGER_JOINTS:
       client.resetJointState(self.body, joint, FINGER_OPEN)
@@ -285,8 +285,7 @@ class WidowX250:
     if self._toggles(action[specs.GRIPPER]):
       self.toggle_gripper()
     if action[specs.NEUTRAL] > specs.NEUTRAL_ABOVE:
-      self._command_arm(NEUTRAL_JOINT_POSITIONS, NEUTRAL_POSITION_GAIN, NEUTRAL_MAX_VELOCITY)
-      self._step(specs.SUBSTEPS_PER_NEUTRAL_MOVE)
+      self.move_to_neutral()
 
   def toggle_gripper(self) -> None:
     """Opens the gripper if it is closed and closes it if it is open, the arm holding still."""
@@ -295,6 +294,11 @@ class WidowX250:
     self.gripper_open = not self.gripper_open
     self._command_gripper()
     self._step(specs.SUBSTEPS_PER_GRIPPER_TOGGLE)
+
+  def move_to_neutral(self) -> None:
+    """Moves the arm to its starting joint positions, with the gripper as it is."""
+    self._command_arm(NEUTRAL_JOINT_POSITIONS, NEUTRAL_POSITION_GAIN, NEUTRAL_MAX_VELOCITY)
+    self._step(specs.SUBSTEPS_PER_NEUTRAL_MOVE)
 
   def _toggles(self, command: float) -> bool:
     if self.gripper_open:
@@ -321,7 +325,7 @@ class WidowX250:
   def _command_arm(
     self, targets, gain: float = ARM_POSITION_GAIN, max_velocity: float = ARM_MAX_VELOCITY
   ) -> None:
-    for joint, target in zip(ARM_JOINTS, targets):
+    for joint, target in zip(ARM_JOINTS, targets, strict=True):
       self._client.setJointMotorControl2(
         self.body,
         joint,

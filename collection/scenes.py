@@ -32,9 +32,15 @@ OBJECT_Y = (0.18, 0.27)
 MIN_DISTANCE_TO_TRAY = 0.11  # metres, of an object's first place from the tray's centre
 OBJECT_DROP_HEIGHT = 0.003  # metres above the table
 OBJECT_MASS = 0.03  # kg
-HELD_BELOW_END_EFFECTOR = (0.006, 0.020)  # metres, range of the object's centre
-HELD_TURN = 0.5  # radians, of the object's narrow side away from the line between the fingers
-HELD_ATTEMPTS = 20
+
+# A held object is really grasped, as a script would, so that its poses are those of grasp attempts.
+GRASP_ABOVE_OBJECT = (0.022, 0.036)  # metres, range of the end effector's height over its centre
+GRASP_ASIDE = 0.008  # metres, greatest distance from its centre along x and along y
+GRASP_GAIN = 15.0  # action per metre of distance
+GRASP_WITHIN = 0.004  # metres
+GRASP_MAX_ACTIONS = 25
+HELD_MAX_OPENING = 0.85  # a wider object is jammed between the open fingers and cannot be let go
+GRASP_ATTEMPTS = 50
 
 CAMERA_TARGET = (0.6, 0.2, -0.28)  # metres
 CAMERA_YAW = 180.0  # degrees
@@ -104,7 +110,7 @@ class PhysicsClient:
 
 
 class TrayScene:
-  """Owns a physics client; `reset` builds the scene anew, so that no episode sees the one before."""
+  """Owns a physics client; `reset` builds the scene anew, so no episode sees the one before."""
 
   simulator_state_dimensions = (
     "object x [m]",
@@ -121,16 +127,13 @@ class TrayScene:
     self._client.setAdditionalSearchPath(pybullet_data.getDataPath())
 
   def reset(self, generator: np.random.Generator, *, held: bool) -> None:
-    """Loads arm, table, tray and an object drawn by `generator`: on the table, or in the gripper."""
-    for _ in range(HELD_ATTEMPTS):
+    """Loads arm, table, tray and a drawn object, which lies on the table or is held."""
+    for _ in range(GRASP_ATTEMPTS):
       self._load(generator)
-      if not held:
-        self._place_on_table(generator)
+      self._place_on_table(generator)
+      if not held or self._grasp_object(generator):
         return
-      self._place_in_gripper(generator)
-      if self.holds_object():
-        return
-    raise RuntimeError(f"no object stayed in the gripper in {HELD_ATTEMPTS} attempts")
+    raise RuntimeError(f"no object stayed in the gripper in {GRASP_ATTEMPTS} attempts")
 
   def close(self) -> None:
     """Disconnects the physics client."""
@@ -266,33 +269,30 @@ class TrayScene:
       xy = generator.uniform((OBJECT_X[0], OBJECT_Y[0]), (OBJECT_X[1], OBJECT_Y[1]))
       if np.linalg.norm(xy - TRAY_CENTER) > MIN_DISTANCE_TO_TRAY:
         break
-    self._turn_object(generator.uniform(-np.pi, np.pi))
+    turn = self._client.getQuaternionFromEuler((0, 0, generator.uniform(-np.pi, np.pi)))
+    self._client.resetBasePositionAndOrientation(self._object, (0, 0, 0), turn)
     low, _ = self._client.getAABB(self._object)
-    origin = self.object_position()[2]
-    self._move_object((*xy, TABLE_TOP + OBJECT_DROP_HEIGHT + origin - low[2]))
-    self._settle()
-
-  def _place_in_gripper(self, generator: np.random.Generator) -> None:
-    """Closes the gripper on an object that floats between the fingers."""
-    self._turn_object(generator.uniform(-HELD_TURN, HELD_TURN))
-    position, _ = self.arm.end_effector_pose()
-    self._move_object(position - (0, 0, generator.uniform(*HELD_BELOW_END_EFFECTOR)))
-    self._client.setGravity(0, 0, 0)
-    self.arm.toggle_gripper()
-    self._client.setGravity(0, 0, GRAVITY)
-    self._settle()
-
-  def _turn_object(self, yaw: float) -> None:
-    turn = self._client.getQuaternionFromEuler((0, 0, yaw))
-    self._client.resetBasePositionAndOrientation(self._object, (0, 0, 1), turn)
-
-  def _move_object(self, position) -> None:
-    _, turn = self._client.getBasePositionAndOrientation(self._object)
+    position = (*xy, TABLE_TOP + OBJECT_DROP_HEIGHT - low[2])
     self._client.resetBasePositionAndOrientation(self._object, position, turn)
-
-  def _settle(self) -> None:
     for _ in range(SETTLING_SUBSTEPS):
       self._client.stepSimulation()
+
+  def _grasp_object(self, generator: np.random.Generator) -> bool:
+    """Grasps the object and returns to neutral; whether the object came along."""
+    aside = generator.uniform(-GRASP_ASIDE, GRASP_ASIDE, 2)
+    target = self.object_position() + (*aside, generator.uniform(*GRASP_ABOVE_OBJECT))
+    target = np.maximum(target, specs.WORKSPACE_LOW)
+    action = np.zeros(specs.ACTION_SIZE)
+    for _ in range(GRASP_MAX_ACTIONS):
+      distance = target - self.arm.end_effector_pose()[0]
+      if np.linalg.norm(distance) < GRASP_WITHIN:
+        break
+      action[specs.TRANSLATION] = np.clip(GRASP_GAIN * distance, -1, 1)
+      self.arm.apply(action)
+    self.arm.toggle_gripper()
+    for _ in range(2):  # the second move stops the arm there
+      self.arm.move_to_neutral()
+    return self.holds_object() and self.arm.gripper_opening() < HELD_MAX_OPENING
 
 
 def _collision_arguments(shape: str, size: np.ndarray) -> dict:

@@ -54,7 +54,8 @@ def validated_action(action) -> np.ndarray:
   array = np.asarray(action, dtype=np.float32)
   if array.shape != (ACTION_SIZE,):
     raise ValueError(
-      f"an action has shape ({ACTION_SIZE},) = {ACTION_DIMENSIONS}, got shape {array.shape}: {action}"
+      f"an action has shape ({ACTION_SIZE},), one value for each of {ACTION_DIMENSIONS}; "
+      f"got shape {array.shape}: {action}"
     )
   if not np.all(np.isfinite(array)):
     raise ValueError(f"an action is finite in every dimension {ACTION_DIMENSIONS}, got {action}")

@@ -50,11 +50,11 @@ class PlaceInTray(Task):
   initial_conditions = ("object_on_table", "object_in_gripper")
   scene_class = scenes.TrayScene
   outcome_specs = {
-    "grasped": (np.bool_, f"object above {GRASPED_ABOVE} m and within {GRASPED_WITHIN} m of the gripper"),
-    "placed": (np.bool_, f"object below {PLACED_BELOW} m and within {PLACED_WITHIN} m of the tray's centre"),
+    "grasped": (np.bool_, f"above {GRASPED_ABOVE} m and within {GRASPED_WITHIN} m of the gripper"),
+    "placed": (np.bool_, f"below {PLACED_BELOW} m, within {PLACED_WITHIN} m of the tray's centre"),
     "object_height": (np.float32, "height of the object's centre [m]"),
     "object_to_end_effector": (np.float32, "distance from the object to the end effector [m]"),
-    "object_to_tray": (np.float32, "distance from the object to the tray's centre in the plane [m]"),
+    "object_to_tray": (np.float32, "horizontal distance from the object to the tray's centre [m]"),
   }  # fmt: skip
 
   def reset(self, scene, generator: np.random.Generator) -> None:

@@ -1,0 +1,109 @@
+# `make demo` and `make test` need Python 3.11 with its venv module; everything else they install
+# into .venv. A second call reuses what the first one finished.
+
+PYTHON ?= python3.11
+JOBS ?= 2
+
+# Of `make demo`. Three seeds: make demo SEED=1 DEMO_DIR=runs/demo_1, ...
+SEED ?= 0
+STEPS ?= 20000
+EPISODES ?= 100
+DEMO_DIR ?= runs/demo
+DEMO_DATA_DIR ?= runs/demo/data
+DATASET_EPISODES ?= 2500
+
+BIN := .venv/bin
+INSTALLED_PACKAGES := .venv/installed-packages
+INSTALLED := .venv/installed-project
+
+# Independent stages run side by side, each with one thread for a TensorFlow operation.
+MAKEFLAGS += --jobs=$(JOBS)
+# TensorFlow complains of a missing GPU otherwise.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: help demo test lint lock clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo   build small datasets, train and evaluate on them, write $(DEMO_DIR)/report.html'
+	@echo 'make test   run the tests'
+	@echo 'make lint   check the style'
+	@echo 'make lock   resolve requirements.in to requirements.txt anew'
+	@echo 'make clean  remove .venv and caches; runs/ stays'
+
+# ---- .venv ----
+
+# The last command of each rule marks it as finished: an interrupted set-up starts anew.
+$(INSTALLED_PACKAGES): requirements.txt
+	@$(PYTHON) -c '' 2>/dev/null || { echo >&2 \
+	  'COG needs Python 3.11, and there is no command $(PYTHON). Install it' \
+	  '(Debian 12: apt-get install python3.11 python3.11-venv)' \
+	  'or say where it is: make PYTHON=/path/to/python3.11'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo >&2 \
+	  "COG needs Python 3.11, and $(PYTHON) is $$($(PYTHON) --version 2>&1):" \
+	  'TF-Agents needs TensorFlow 2.15, which no later Python runs.' \
+	  'Say where Python 3.11 is: make PYTHON=/path/to/python3.11'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo >&2 \
+	  '$(PYTHON) lacks its venv module. Install it' \
+	  '(Debian 12: apt-get install python3.11-venv)'; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements.txt || { \
+	  echo >&2 'pip could not install requirements.txt into .venv: its own message is above.' \
+	  'It needs a package index (PyPI, or PIP_INDEX_URL) and 3 GB of disk. Then call make again.'; \
+	  exit 1; }
+	@touch $@
+
+$(INSTALLED): $(INSTALLED_PACKAGES) pyproject.toml
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
+	  --no-build-isolation --editable .
+	@touch $@
+
+# ---- tests ----
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+
+# ---- demo ----
+
+DATASETS := cog_pickplace_prior cog_pickplace_task
+METHODS := cog no_prior bc
+
+BUILT := $(DATASETS:%=$(DEMO_DATA_DIR)/%.built)
+TRAINED := $(METHODS:%=$(DEMO_DIR)/%/trained-$(STEPS))
+EVALUATED := $(METHODS:%=$(DEMO_DIR)/%/evaluations/place_in_tray.json) \
+  $(METHODS:%=$(DEMO_DIR)/%/evaluations/place_in_tray_held.json)
+
+demo: $(EVALUATED)
+	@$(BIN)/python -m cog_agents.report_main --root_dir=$(DEMO_DIR) --out=$(DEMO_DIR)/report.html
+
+$(BUILT): $(DEMO_DATA_DIR)/%.built: | $(INSTALLED)
+	$(BIN)/tfds build $* --imports=cog_datasets.register --data_dir=$(DEMO_DATA_DIR) \
+	  --config='{"name": "demo", "num_episodes": $(DATASET_EPISODES)}'
+	@touch $@
+
+$(TRAINED): $(DEMO_DIR)/%/trained-$(STEPS): $(BUILT)
+	$(BIN)/python -m cog_agents.train_main --data_dir=$(DEMO_DATA_DIR) \
+	  --prior=cog_pickplace_prior/demo --task=cog_pickplace_task/demo \
+	  --environment=place_in_tray --method=$* --observation=state \
+	  --seed=$(SEED) --steps=$(STEPS) --threads=1 --run_dir=$(DEMO_DIR)/$*
+	@touch $@
+
+# A pattern with two targets: one call makes both.
+$(DEMO_DIR)/%/evaluations/place_in_tray.json $(DEMO_DIR)/%/evaluations/place_in_tray_held.json: \
+    $(DEMO_DIR)/%/trained-$(STEPS)
+	$(BIN)/python -m cog_agents.evaluate_main --run_dir=$(DEMO_DIR)/$* \
+	  --environment=place_in_tray --episodes=$(EPISODES)
+	$(BIN)/python -m cog_agents.evaluate_main --run_dir=$(DEMO_DIR)/$* \
+	  --environment=place_in_tray_held --episodes=$(EPISODES)
+
+# ---- upkeep ----
+
+lock: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 requirements.in -o requirements.txt
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache cog.egg-info
