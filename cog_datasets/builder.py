@@ -1,0 +1,168 @@
+"""The TFDS builder of every dataset in the catalog."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.resources
+import json
+from typing import Any
+
+import apache_beam as beam
+import tensorflow_datasets as tfds
+from etils import epath
+
+from cog_datasets import catalog, progress, schema, shards
+from collection import registry
+
+# Packages whose version the recorded bytes depend on.
+_RECORDING_PACKAGES = ("pybullet", "numpy", "tensorflow")
+
+
+@dataclasses.dataclass(eq=False)
+class CogConfig(tfds.core.BuilderConfig):
+  """Configuration of a dataset; the `tfds` command makes one from `--config='{...}'`.
+
+  Attributes:
+    num_episodes: episodes of the split `train`; the catalog's number if None.
+
+  Raises:
+    ValueError: if `num_episodes` is not a possible number of episodes.
+  """
+
+  num_episodes: int | None = None
+
+  def __post_init__(self):
+    if self.num_episodes is not None:
+      catalog.split_seeds(self.num_episodes)
+
+
+class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """Records, labels and writes the episodes of one dataset; a subclass is named in the catalog."""
+
+  def __init_subclass__(cls, **kwargs):
+    super().__init_subclass__(**kwargs)
+    entries = catalog.entries(cls.name)
+    cls.VERSION = tfds.core.Version(entries[0].version)
+    cls.RELEASE_NOTES = dict(entries[0].release_notes)
+    cls.BUILDER_CONFIGS = [
+      CogConfig(name=entry.config, description=entry.description) for entry in entries
+    ]
+    # TFDS imports a builder under one of two names, and writes that name into dataset_info.json.
+    cls.__module__ = f"cog_datasets.{cls.name}.{cls.name}_dataset_builder"
+
+  @property
+  def entry(self) -> catalog.Entry:
+    """The catalog's entry; the default one if this configuration is not in the catalog."""
+    entries = {entry.config: entry for entry in catalog.entries(self.name)}
+    default = next(iter(entries.values()))
+    return entries.get(self.builder_config.name, default)
+
+  @property
+  def split_seeds(self) -> dict[str, range]:
+    """Seeds of the episodes of each split."""
+    return catalog.split_seeds(self.builder_config.num_episodes or self.entry.num_episodes)
+
+  def download_and_prepare(self, *, download_config=None, **kwargs):
+    """Builds the dataset, unless it is there already.
+
+    Raises:
+      ValueError: if it is there with another number of episodes.
+    """
+    overwrite = download_config is not None and download_config.download_mode.overwrite_dataset
+    if self.is_prepared() and not overwrite:
+      self._check_num_episodes()
+    super().download_and_prepare(download_config=download_config, **kwargs)
+
+  def _check_num_episodes(self):
+    wanted = {split: len(seeds) for split, seeds in self.split_seeds.items()}
+    found = {split: info.num_examples for split, info in self.info.splits.items()}
+    if found != wanted:
+      raise ValueError(
+        f"{self.data_path} holds {found} episodes, but {wanted} were asked for: choose another"
+        " config name, or build with --overwrite"
+      )
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return self.dataset_info_from_configs(
+      features=schema.features(self.entry.environment),
+      metadata=tfds.core.MetadataDict(self._metadata()),
+      homepage="https://sites.google.com/view/cog-rl",
+      license="Apache-2.0",
+    )
+
+  def _metadata(self) -> dict[str, Any]:
+    return {
+      "environment": self.entry.environment,
+      "environment_config": json.loads(registry.spec(self.entry.environment).config()),
+      "scripts": dict(self.entry.scripts),
+      "label": self.entry.label,
+      "seeds": {split: [seeds.start, seeds.stop] for split, seeds in self.split_seeds.items()},
+      "packages": {name: importlib.metadata.version(name) for name in _RECORDING_PACKAGES},
+    }
+
+  def _split_generators(self, dl_manager):
+    raise NotImplementedError("_generate_splits writes the shards itself")
+
+  def _generate_examples(self):
+    raise NotImplementedError("_generate_splits writes the shards itself")
+
+  def _generate_splits(self, dl_manager, download_config) -> list[tfds.core.SplitInfo]:
+    """Records all shards, then moves them to where TFDS reads them."""
+    del dl_manager  # nothing to download
+    limit = download_config.max_examples_per_split  # a debugging flag of `tfds build`
+    by_split = {
+      split: shards.split_into_shards(split, seeds[:limit])
+      for split, seeds in self.split_seeds.items()
+    }
+    folder = self._unfinished_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    self._record(sum(by_split.values(), []), folder, download_config)
+    infos = [self._move(folder, split, members) for split, members in by_split.items()]
+    folder.rmtree()
+    return infos
+
+  def _unfinished_folder(self) -> epath.Path:
+    """Where shards wait for the rest; a build that was killed goes on there, if nothing changed."""
+    contents = json.dumps([self._metadata(), str(self.info.file_format), _source_digest()])
+    digest = hashlib.sha256(contents.encode()).hexdigest()[:16]
+    return self.data_path.parent / f".unfinished_{self.version}_{digest}"
+
+  def _record(self, members: list[shards.Shard], folder: epath.Path, download_config):
+    num_episodes = sum(len(shard.seeds) for shard in members)
+    runner = download_config.beam_runner
+    options = download_config.beam_options
+    if runner is None:
+      options = shards.local_options(options, num_episodes)
+    with (
+      progress.shared_counter(num_episodes, f"Recording {self.info.full_name}") as counter_path,
+      beam.Pipeline(runner=runner, options=options) as pipeline,
+    ):
+      write = shards.WriteShard(
+        self.entry, self.info.features, self._example_writer(), str(folder), counter_path
+      )
+      # Create ends in a reshuffle, which spreads the shards over all workers.
+      _ = pipeline | "Shards" >> beam.Create(members, reshuffle=True) | beam.ParDo(write)
+
+  def _move(
+    self, folder: epath.Path, split: str, members: list[shards.Shard]
+  ) -> tfds.core.SplitInfo:
+    template = self._get_filename_template(split)
+    paths = template.sharded_filepaths(len(members))
+    for shard, path in zip(members, paths, strict=True):
+      (folder / shard.filename).replace(path)
+    return tfds.core.SplitInfo(
+      name=split,
+      shard_lengths=[len(shard.seeds) for shard in members],
+      num_bytes=sum(path.stat().length for path in paths),
+      filename_template=template,
+    )
+
+
+def _source_digest() -> str:
+  """Changes with the code that records and writes."""
+  digest = hashlib.sha256()
+  for package in ("collection", "cog_datasets"):
+    folder = epath.Path(importlib.resources.files(package))
+    for path in sorted(folder.glob("*.py")):
+      digest.update(path.read_bytes())
+  return digest.hexdigest()

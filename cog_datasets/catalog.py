@@ -1,0 +1,124 @@
+"""The one table of datasets: what is recorded under which name, and how it is labelled."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from collection import registry, scripted_policies
+
+TRAIN = "train"
+VALIDATION = "validation"
+SPLIT_SEEDS = {TRAIN: registry.TRAIN_SEEDS, VALIDATION: registry.VALIDATION_SEEDS}
+VALIDATION_SHARE = 0.05  # episodes of `validation` per episode of `train`
+
+# The script of an episode is drawn from a stream of its seed that the recorder does not use.
+_SCRIPT_STREAM = 0x5C817
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One configuration of one dataset.
+
+  Attributes:
+    name: the dataset's name in TFDS.
+    config: the configuration's name; the first entry of a name is its default.
+    environment: name in `registry.ENVIRONMENTS`.
+    scripts: (name in `scripted_policies.SCRIPTS`, probability) pairs.
+    num_episodes: episodes of the split `train`.
+    label: see `reward_labels.parse`.
+    version: changes with any byte of the data.
+    release_notes: version -> what changed.
+    description: one sentence for people.
+  """
+
+  name: str
+  config: str
+  environment: str
+  scripts: tuple[tuple[str, float], ...]
+  num_episodes: int
+  label: str
+  version: str
+  release_notes: Mapping[str, str]
+  description: str
+
+  def __post_init__(self):
+    for script, _ in self.scripts:
+      if script not in scripted_policies.SCRIPTS:
+        raise ValueError(f"unknown script {script!r}; known: {sorted(scripted_policies.SCRIPTS)}")
+    total = sum(probability for _, probability in self.scripts)
+    if not np.isclose(total, 1.0):
+      raise ValueError(f"the probabilities of {self.scripts} sum to {total}, not to 1")
+
+  def episode_id(self, seed: int) -> str:
+    """Stable and unique: the same in a dataset of any size that contains this episode."""
+    return f"{self.name}/{self.config}/{seed:08d}"
+
+  def script(self, seed: int) -> str:
+    """Draws the script of an episode from the episode's own seed."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(_SCRIPT_STREAM,))
+    draw = np.random.default_rng(sequence).random()
+    cumulative = np.cumsum([probability for _, probability in self.scripts])
+    index = np.searchsorted(cumulative, draw, side="right")
+    return self.scripts[min(index, len(self.scripts) - 1)][0]
+
+
+def split_seeds(num_episodes: int) -> dict[str, range]:
+  """Seeds of each split of a dataset with `num_episodes` in `train`.
+
+  Raises:
+    ValueError: if `num_episodes` is not an int from 1 to the number of seeds set aside for `train`.
+  """
+  limit = len(registry.TRAIN_SEEDS)
+  is_int = isinstance(num_episodes, int) and not isinstance(num_episodes, bool)
+  if not is_int or not 1 <= num_episodes <= limit:
+    raise ValueError(
+      f"num_episodes is a whole number from 1 to {limit} (the seeds of split {TRAIN!r}),"
+      f" got {num_episodes!r}"
+    )
+  num_validation = max(1, round(VALIDATION_SHARE * num_episodes))
+  return {
+    TRAIN: registry.TRAIN_SEEDS[:num_episodes],
+    VALIDATION: registry.VALIDATION_SEEDS[:num_validation],
+  }
+
+
+def entries(name: str) -> list[Entry]:
+  """Entries of a dataset, its default configuration first.
+
+  Raises:
+    ValueError: if no dataset has that name; the message lists the known ones.
+  """
+  found = [entry for entry in CATALOG if entry.name == name]
+  if not found:
+    known = sorted({entry.name for entry in CATALOG})
+    raise ValueError(f"unknown dataset {name!r}; known: {known}")
+  return found
+
+
+CATALOG = (
+  # Paper, section 6.1: 10K grasp attempts and behaviours that may be irrelevant, unlabelled.
+  Entry(
+    name="cog_pickplace_prior",
+    config="full",
+    environment="place_in_tray",
+    scripts=(("grasp", 0.8), ("pick_and_place_outside", 0.1), ("random", 0.1)),
+    num_episodes=10_000,
+    label="zero",
+    version="1.0.0",
+    release_notes={"1.0.0": "Initial release."},
+    description="Grasp attempts and irrelevant behaviour beside a tray, without rewards.",
+  ),
+  # Paper, section 6.1: 5K placing attempts that start with the object in the gripper, labelled.
+  Entry(
+    name="cog_pickplace_task",
+    config="full",
+    environment="place_in_tray_held",
+    scripts=(("place", 1.0),),
+    num_episodes=5_000,
+    label="sparse:place_in_tray",
+    version="1.0.0",
+    release_notes={"1.0.0": "Initial release."},
+    description="Placing a held object in the tray, with the task's sparse reward.",
+  ),
+)

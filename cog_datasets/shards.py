@@ -1,0 +1,120 @@
+"""Beam's part of a build: each element is one shard, the seeds of a few episodes in one file.
+
+Why a shard and not an episode: TFDS's own Beam writer passes every serialised episode through two
+shuffles, and Beam's local runner holds all of them in memory, several times over. Here episodes
+go straight to their file, memory stays flat, and a build that was killed finds its files again.
+"""
+
+import dataclasses
+import itertools
+import os
+import uuid
+from collections.abc import Iterator
+
+import apache_beam as beam
+import tensorflow_datasets as tfds
+from apache_beam.options import pipeline_options
+from etils import epath
+
+from cog_datasets import catalog, progress, reward_labels, schema
+from collection import recorder, registry
+
+# Many small shards let any number of workers share the load evenly.
+MAX_EPISODES_PER_SHARD = 50  # about 2 MB
+MIN_SHARDS = 8  # of a split that has as many episodes
+
+# A process needs seconds to import TensorFlow, which fewer episodes would not earn back.
+_EPISODES_PER_PROCESS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """Seeds of the episodes that share a file, and a file name that depends on them alone."""
+
+  split: str
+  seeds: range
+
+  @property
+  def filename(self) -> str:
+    return f"{self.split}-{self.seeds.start:08d}-{self.seeds.stop:08d}"
+
+
+def split_into_shards(split: str, seeds: range) -> list[Shard]:
+  """Cuts the seeds of a split into shards: a function of the seeds, not of the workers."""
+  num_shards = max(-(-len(seeds) // MAX_EPISODES_PER_SHARD), min(len(seeds), MIN_SHARDS))
+  bounds = [index * len(seeds) // num_shards for index in range(num_shards + 1)]
+  return [Shard(split, seeds[start:stop]) for start, stop in itertools.pairwise(bounds)]
+
+
+class WriteShard(beam.DoFn):
+  """Shard -> its file, whose bytes are a pure function of the catalog's entry and the seeds.
+
+  The simulator does not pickle, so each instance makes its own, once.
+  """
+
+  def __init__(
+    self,
+    entry: catalog.Entry,
+    features: tfds.features.FeaturesDict,
+    writer: tfds.core.ExampleWriter,
+    folder: str,
+    counter_path: str,
+  ):
+    self._entry = entry
+    self._features = features
+    self._writer = writer
+    self._folder = folder
+    self._counter_path = counter_path
+    self._environment = None
+
+  def setup(self):
+    self._environment = registry.load(self._entry.environment)
+    self._label = reward_labels.parse(self._entry.label)
+
+  def process(self, shard: Shard):
+    path = epath.Path(self._folder) / shard.filename
+    if path.exists():
+      progress.increment(self._counter_path, len(shard.seeds))
+      return
+    unfinished = path.with_name(f"{path.name}.unfinished.{uuid.uuid4().hex}")
+    self._writer.write(unfinished, self._serialized_episodes(shard.seeds))
+    unfinished.replace(path)
+
+  def teardown(self):
+    if self._environment is not None:
+      self._environment.close()
+
+  def _serialized_episodes(self, seeds: range) -> Iterator[tuple[str, bytes]]:
+    for seed in seeds:
+      progress.check_followed(self._counter_path)
+      episode_id = self._entry.episode_id(seed)
+      recording = recorder.record_episode(
+        self._entry.environment, self._environment, self._entry.script(seed), seed
+      )
+      episode = self._label(schema.from_recording(recording, episode_id))
+      yield episode_id, self._features.serialize_example(schema.with_encoded_images(episode))
+      progress.increment(self._counter_path)
+
+
+def local_options(
+  options: pipeline_options.PipelineOptions | None, num_episodes: int
+) -> pipeline_options.PipelineOptions:
+  """Completes Beam's options for a build on this machine; leaves those for a named runner alone.
+
+  Beam's default runner would download a program from GitHub, and ignore the number of workers, so
+  the runner is the one written in Python. Without options, it uses every core that this process
+  may use; with options, `direct_num_workers` of them (Beam's default is 1, and 0 means all).
+  """
+  if options is None:
+    # Without flags, Beam would parse those of the `tfds` command.
+    options = pipeline_options.PipelineOptions(flags=[])
+    cores = len(os.sched_getaffinity(0))
+    workers = max(1, min(cores, num_episodes // _EPISODES_PER_PROCESS))
+    options.view_as(pipeline_options.DirectOptions).direct_num_workers = workers
+  standard = options.view_as(pipeline_options.StandardOptions)
+  if standard.runner is None:
+    standard.runner = "FnApiRunner"
+    direct = options.view_as(pipeline_options.DirectOptions)
+    if direct.direct_num_workers != 1:
+      direct.direct_running_mode = "multi_processing"
+  return options

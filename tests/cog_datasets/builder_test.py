@@ -1,0 +1,380 @@
+"""Tests of built datasets: every entry of the catalog, recorded small and read in several ways."""
+
+import filecmp
+import importlib
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rlds
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from apache_beam.options import pipeline_options
+
+from cog_datasets import builder, catalog, reward_labels, schema, shards
+from collection import recorder, registry, specs
+
+NUM_EPISODES = 12
+NUM_STEPS = 31  # 30 actions (appendix A.1) and the final observation
+CONFIG = {"name": "tiny", "num_episodes": NUM_EPISODES}
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+each_entry = pytest.mark.parametrize(
+  "entry", catalog.CATALOG, ids=lambda entry: f"{entry.name}/{entry.config}"
+)
+
+
+def builder_class(name: str) -> type[builder.CogDatasetBuilder]:
+  return importlib.import_module(f"cog_datasets.{name}.{name}_dataset_builder").Builder
+
+
+def make_builder(entry: catalog.Entry, data_dir, **config) -> builder.CogDatasetBuilder:
+  config = builder.CogConfig(**{**CONFIG, **config})
+  return builder_class(entry.name)(data_dir=data_dir, config=config)
+
+
+def files_below(folder) -> list[str]:
+  return sorted(str(p.relative_to(folder)) for p in pathlib.Path(folder).rglob("*") if p.is_file())
+
+
+def assert_same_bytes(folder, other):
+  names = files_below(folder)
+  assert names == files_below(other)
+  _, mismatches, errors = filecmp.cmpfiles(folder, other, names, shallow=False)
+  assert not mismatches and not errors
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> pathlib.Path:
+  """Every dataset of the catalog, built by one worker in this process."""
+  folder = tmp_path_factory.mktemp("data")
+  for entry in catalog.CATALOG:
+    make_builder(entry, folder).download_and_prepare()
+  return folder
+
+
+def read(entry: catalog.Entry, data_dir) -> dict[str, list[dict]]:
+  """Episodes of each split, with stacked steps."""
+  dataset_builder = tfds.builder_from_directory(dataset_dir(entry, data_dir))
+  return {
+    split: [
+      {**episode, rlds.STEPS: tf.nest.map_structure(lambda *x: np.stack(x), *episode[rlds.STEPS])}
+      for episode in tfds.as_numpy(dataset_builder.as_dataset(split=split))
+    ]
+    for split in dataset_builder.info.splits
+  }
+
+
+def dataset_dir(entry: catalog.Entry, data_dir) -> pathlib.Path:
+  return data_dir / entry.name / CONFIG["name"] / entry.version
+
+
+@each_entry
+def test_splits_have_the_seeds_set_aside_for_them(entry, data_dir):
+  seeds = {
+    split: [int(episode[schema.EPISODE_METADATA][schema.SEED]) for episode in episodes]
+    for split, episodes in read(entry, data_dir).items()
+  }
+  assert seeds == {
+    "train": list(registry.TRAIN_SEEDS[:NUM_EPISODES]),
+    "validation": list(registry.VALIDATION_SEEDS[:1]),
+  }
+
+
+@each_entry
+def test_an_episode_is_the_recording_of_its_seed_bit_for_bit(entry, data_dir):
+  environment = registry.load(entry.environment)
+  for episodes in read(entry, data_dir).values():
+    for episode in episodes[::5]:
+      steps, metadata = episode[rlds.STEPS], episode[schema.EPISODE_METADATA]
+      seed = int(metadata[schema.SEED])
+      recording = recorder.record_episode(entry.environment, environment, entry.script(seed), seed)
+      for key in specs.OBSERVATION_KEYS:
+        np.testing.assert_array_equal(steps[rlds.OBSERVATION][key], recording.observations[key])
+      np.testing.assert_array_equal(steps[rlds.ACTION][:-1], recording.actions)
+      for key, values in recording.outcomes.items():
+        np.testing.assert_array_equal(steps[schema.OUTCOME][key][:-1], values)
+      assert metadata[schema.ENVIRONMENT].decode() == entry.environment
+      assert metadata[schema.ENVIRONMENT_CONFIG].decode() == recording.environment_config
+      assert metadata[schema.AGENT_ID].decode() == recording.agent_id
+      assert metadata[schema.BEHAVIOUR].decode() == recording.behaviour
+  environment.close()
+
+
+@each_entry
+def test_steps_are_flagged_and_the_last_only_carries_the_final_observation(entry, data_dir):
+  for episode in sum(read(entry, data_dir).values(), []):
+    steps = episode[rlds.STEPS]
+    assert steps[rlds.IS_FIRST].tolist() == [True] + [False] * (NUM_STEPS - 1)
+    assert steps[rlds.IS_LAST].tolist() == [False] * (NUM_STEPS - 1) + [True]
+    assert not steps[rlds.IS_TERMINAL].any()
+    assert (steps[rlds.DISCOUNT] == 1).all()
+    assert not steps[rlds.ACTION][-1].any()
+    assert steps[rlds.REWARD][-1] == 0
+    for values in steps[schema.OUTCOME].values():
+      assert values[-1] == values[-2]
+
+
+@each_entry
+def test_rewards_are_those_of_the_label(entry, data_dir):
+  for episode in sum(read(entry, data_dir).values(), []):
+    labelled = reward_labels.parse(entry.label)(episode)
+    np.testing.assert_array_equal(
+      episode[rlds.STEPS][rlds.REWARD], labelled[rlds.STEPS][rlds.REWARD]
+    )
+
+
+@pytest.mark.parametrize(
+  "entry", [e for e in catalog.CATALOG if e.name.endswith("_prior")], ids=lambda e: e.name
+)
+def test_rewards_of_prior_data_are_zero(entry, data_dir):
+  for episode in sum(read(entry, data_dir).values(), []):
+    assert not episode[rlds.STEPS][rlds.REWARD].any()
+
+
+def test_the_reward_of_placing_belongs_to_the_step_that_leaves_the_object_in_the_tray(data_dir):
+  episodes = read(catalog.entries("cog_pickplace_task")[0], data_dir)["train"]
+  for episode in episodes:
+    steps = episode[rlds.STEPS]
+    placed = steps[schema.OUTCOME]["placed"]
+    assert steps[rlds.REWARD][:-1].tolist() == placed[:-1].astype(float).tolist()
+  assert any(episode[rlds.STEPS][rlds.REWARD].any() for episode in episodes)
+
+
+@each_entry
+def test_sparse_rewards_are_those_that_the_environment_gave(entry, data_dir):
+  environment = registry.load(entry.environment)
+  sparse = reward_labels.sparse(registry.spec(entry.environment).task.name)
+  for episode in read(entry, data_dir)["train"][:3]:
+    seed = int(episode[schema.EPISODE_METADATA][schema.SEED])
+    recording = recorder.record_episode(entry.environment, environment, entry.script(seed), seed)
+    np.testing.assert_array_equal(sparse(episode)[rlds.STEPS][rlds.REWARD][:-1], recording.rewards)
+  environment.close()
+
+
+@each_entry
+def test_episode_ids_are_unique_and_the_same_in_a_dataset_of_any_size(entry, data_dir):
+  ids = [
+    episode[schema.EPISODE_METADATA][schema.EPISODE_ID].decode()
+    for episode in sum(read(entry, data_dir).values(), [])
+  ]
+  assert len(set(ids)) == len(ids)
+  assert ids[0] == f"{entry.name}/full/00000000"
+  assert ids[-1] == f"{entry.name}/full/10000000"
+
+
+@each_entry
+def test_metadata_says_how_to_record_the_dataset_again(entry, data_dir):
+  metadata = tfds.builder_from_directory(dataset_dir(entry, data_dir)).info.metadata
+  assert metadata["environment"] == entry.environment
+  assert metadata["environment_config"]["task"] == registry.spec(entry.environment).task.name
+  assert metadata["scripts"] == dict(entry.scripts)
+  assert metadata["label"] == entry.label
+  assert metadata["seeds"] == {"train": [0, 12], "validation": [10_000_000, 10_000_001]}
+  assert set(metadata["packages"]) == {"pybullet", "numpy", "tensorflow"}
+
+
+@each_entry
+def test_the_bare_name_means_the_default_configuration(entry, data_dir):
+  config = json.loads((data_dir / entry.name / ".config" / "metadata.json").read_text())
+  assert config == {"default_config_name": catalog.entries(entry.name)[0].config}
+
+
+@each_entry
+def test_info_has_the_card_the_citation_the_version_and_its_notes(entry, data_dir):
+  info = tfds.builder_from_directory(dataset_dir(entry, data_dir)).info
+  assert entry.name in info.description
+  assert "singh2020cog" in info.citation
+  assert str(info.version) == entry.version
+  assert info.release_notes == dict(entry.release_notes)
+
+
+@each_entry
+def test_every_feature_is_documented(entry, data_dir):
+  features = tfds.builder_from_directory(dataset_dir(entry, data_dir)).info.features
+  documented = dict(_documentation("", features))
+  assert [name for name, doc in documented.items() if not doc] == []
+  assert all(dimension in documented["/steps/action"] for dimension in specs.ACTION_DIMENSIONS)
+  state = documented["/steps/observation/state"]
+  assert all(dimension in state for dimension in specs.STATE_DIMENSIONS)
+
+
+def _documentation(name, feature):
+  if name:
+    yield name, feature.doc.desc
+  inner = getattr(feature, "feature", feature)  # of the dataset of steps
+  if isinstance(inner, tfds.features.FeaturesDict):
+    for key, child in inner.items():
+      yield from _documentation(f"{name}/{key}", child)
+
+
+READ_WITHOUT_OUR_CODE = """
+import sys
+sys.modules["cog_datasets"] = sys.modules["collection"] = None  # importing them is an error
+import json
+import tensorflow_datasets as tfds
+folder, data_dir, name = sys.argv[1:]
+episodes = list(tfds.builder_from_directory(folder).as_dataset(split="train"))
+by_name = tfds.builder(name, data_dir=data_dir)
+print(json.dumps({
+  "episodes": len(episodes),
+  "steps": [int(episode["steps"].cardinality()) for episode in episodes],
+  "image": list(next(iter(episodes[0]["steps"]))["observation"]["image"].shape),
+  "by_name": by_name.info.splits["train"].num_examples,
+}))
+"""
+
+
+@each_entry
+def test_a_dataset_loads_without_the_code_that_built_it(entry, data_dir, tmp_path):
+  arguments = [dataset_dir(entry, data_dir), data_dir, f"{entry.name}/tiny"]
+  result = subprocess.run(
+    [sys.executable, "-I", "-c", READ_WITHOUT_OUR_CODE, *map(str, arguments)],
+    cwd=tmp_path, capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  assert json.loads(result.stdout.splitlines()[-1]) == {
+    "episodes": NUM_EPISODES,
+    "steps": [NUM_STEPS] * NUM_EPISODES,
+    "image": [48, 48, 3],
+    "by_name": NUM_EPISODES,
+  }
+
+
+@each_entry
+def test_rlds_transformations_make_aligned_transitions(entry, data_dir):
+  recorded = read(entry, data_dir)["train"][0][rlds.STEPS]
+  dataset_builder = tfds.builder_from_directory(dataset_dir(entry, data_dir))
+  episode = next(iter(dataset_builder.as_dataset(split="train")))
+  pairs = rlds.transformations.batch(episode[rlds.STEPS], size=2, shift=1, drop_remainder=True)
+  transitions = list(pairs.as_numpy_iterator())
+  assert len(transitions) == NUM_STEPS - 1
+  for t, pair in enumerate(transitions):
+    state = pair[rlds.OBSERVATION][specs.STATE]
+    np.testing.assert_array_equal(state, recorded[rlds.OBSERVATION][specs.STATE][t : t + 2])
+    np.testing.assert_array_equal(pair[rlds.ACTION][0], recorded[rlds.ACTION][t])
+    assert pair[rlds.REWARD][0] == recorded[rlds.REWARD][t]
+
+
+@each_entry
+def test_rlds_transformations_add_and_count(entry, data_dir):
+  dataset_builder = tfds.builder_from_directory(dataset_dir(entry, data_dir))
+  dataset = dataset_builder.as_dataset(split="train")
+  assert rlds.rlds_types.is_valid_rlds_dataset(dataset)
+  steps = next(iter(dataset))[rlds.STEPS]
+  assert int(rlds.transformations.episode_length(steps)) == NUM_STEPS
+  shifted = rlds.transformations.shift_keys(steps, [rlds.REWARD], 1)
+  assert len(list(shifted)) == NUM_STEPS - 1
+
+
+@pytest.mark.parametrize(
+  ("entry", "from_anywhere"),
+  list(zip(catalog.CATALOG, itertools.cycle([False, True]), strict=False)),
+  ids=lambda value: "" if isinstance(value, bool) else f"{value.name}/{value.config}",
+)
+def test_the_command_writes_the_same_bytes_with_two_workers(
+  entry, from_anywhere, data_dir, tmp_path
+):
+  flags = ["--imports=cog_datasets.register"] if from_anywhere else []
+  result = subprocess.run(
+    [
+      *(sys.executable, "-m", "tensorflow_datasets.scripts.cli.main", "build", entry.name),
+      *(f"--data_dir={tmp_path}", f"--config={json.dumps(CONFIG)}"),
+      *("--beam_pipeline_options=direct_num_workers=2", *flags),
+    ],
+    cwd=tmp_path if from_anywhere else REPOSITORY / "cog_datasets",
+    env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    stderr=subprocess.PIPE, text=True, check=True,
+  )  # fmt: skip
+  # Each worker process says so once.
+  assert result.stderr.count("INFO:__main__:Python sdk harness starting.") == 2
+  assert_same_bytes(data_dir / entry.name, tmp_path / entry.name)
+
+
+def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
+  data_dir, tmp_path, monkeypatch
+):
+  entry = catalog.CATALOG[0]
+  record_episode, recorded = recorder.record_episode, []
+
+  def record_some(name, environment, script, seed):
+    if len(recorded) == 5:
+      raise KeyboardInterrupt
+    recorded.append(seed)
+    return record_episode(name, environment, script, seed)
+
+  def record_the_rest(name, environment, script, seed):
+    recorded.append(seed)
+    return record_episode(name, environment, script, seed)
+
+  monkeypatch.setattr(recorder, "record_episode", record_some)
+  with pytest.raises(BaseException):  # noqa: B017  whatever Beam makes of the interrupt
+    make_builder(entry, tmp_path).download_and_prepare()
+  monkeypatch.setattr(recorder, "record_episode", record_the_rest)
+  make_builder(entry, tmp_path).download_and_prepare()
+  assert len(recorded) <= NUM_EPISODES + 1 + 1  # at most the episodes of one shard twice
+  assert_same_bytes(data_dir / entry.name, tmp_path / entry.name)
+
+
+def test_another_number_of_episodes_under_the_same_name_is_refused(data_dir):
+  with pytest.raises(ValueError, match="holds {'train': 12, .*'train': 5, .*--overwrite"):
+    make_builder(catalog.CATALOG[0], data_dir, num_episodes=5).download_and_prepare()
+
+
+@pytest.mark.parametrize("num_episodes", [0, -3, 10_000_001, "many"])
+def test_a_configuration_with_an_impossible_number_of_episodes_is_refused(num_episodes):
+  with pytest.raises(ValueError, match=f"num_episodes .* got {num_episodes!r}"):
+    builder.CogConfig(name="bad", num_episodes=num_episodes)
+
+
+@each_entry
+def test_without_a_configuration_the_dataset_has_the_size_of_the_catalog(entry, tmp_path):
+  dataset_builder = builder_class(entry.name)(data_dir=tmp_path)
+  assert dataset_builder.info.full_name == f"{entry.name}/{entry.config}/{entry.version}"
+  assert len(dataset_builder.split_seeds["train"]) == entry.num_episodes
+
+
+@pytest.mark.parametrize("num_episodes", [1, 7, 8, 12, 399, 401, 10_000])
+def test_shards_hold_every_seed_once_in_order(num_episodes):
+  seeds = registry.TRAIN_SEEDS[:num_episodes]
+  members = shards.split_into_shards("train", seeds)
+  assert [seed for shard in members for seed in shard.seeds] == list(seeds)
+  assert max(len(shard.seeds) for shard in members) <= shards.MAX_EPISODES_PER_SHARD
+
+
+def test_options_for_a_named_runner_are_left_alone():
+  options = pipeline_options.PipelineOptions(flags=["--runner=FlinkRunner"])
+  before = options.get_all_options()
+  assert shards.local_options(options, 10_000).get_all_options() == before
+
+
+@pytest.mark.parametrize(
+  ("num_episodes", "cores", "workers"), [(10, 16, 1), (1_000, 2, 2), (1_000, 16, 10)]
+)
+def test_without_options_a_build_uses_the_cores_that_its_size_is_worth(
+  num_episodes, cores, workers, monkeypatch
+):
+  monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+  options = shards.local_options(None, num_episodes)
+  assert _runner(options) == ("FnApiRunner", workers, _mode(workers))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_with_a_number_of_workers_a_build_uses_that_many(workers):
+  options = pipeline_options.PipelineOptions(flags=[f"--direct_num_workers={workers}"])
+  assert _runner(shards.local_options(options, 10_000)) == (
+    "FnApiRunner", workers, _mode(workers)
+  )  # fmt: skip
+
+
+def _runner(options: pipeline_options.PipelineOptions) -> tuple[str, int, str]:
+  values = options.get_all_options()
+  return values["runner"], values["direct_num_workers"], values["direct_running_mode"]
+
+
+def _mode(workers: int) -> str:
+  return "in_memory" if workers == 1 else "multi_processing"
