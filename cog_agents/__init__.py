@@ -1,0 +1,1 @@
+"""Learn from dataset names: agents, their configurations, training and evaluation."""

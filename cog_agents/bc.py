@@ -1,0 +1,102 @@
+"""Behaviour cloning with an entropy-regularised policy (the paper's BC baseline, section 6.2)."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+from tf_agents.agents import data_converter, tf_agent
+from tf_agents.policies import actor_policy, greedy_policy
+from tf_agents.trajectories import time_step as ts
+
+from cog_agents import config as config_lib
+from cog_agents import cql, networks
+
+
+def create(
+  observation_spec: Mapping[str, tf.TensorSpec],
+  config: config_lib.CqlConfig,
+  statistics: networks.Statistics,
+  seed: int,
+) -> "BcAgent":
+  """Returns a BC agent with the policy network of `config`; arguments as for `cql.create`."""
+  return BcAgent(ts.time_step_spec(dict(observation_spec)), config, statistics, seed)
+
+
+class BcAgent(tf_agent.TFAgent):
+  """Minimises alpha * log pi(a|s) - log pi(a_data|s), the warm start of CQL, for the whole run.
+
+  `collect_policy` is stochastic, which is how the paper evaluates BC; `policy` is greedy.
+  """
+
+  def __init__(
+    self,
+    time_step_spec: ts.TimeStep,
+    config: config_lib.CqlConfig,
+    statistics: networks.Statistics,
+    seed: int,
+    name: str | None = None,
+  ):
+    tf.Module.__init__(self, name=name)
+    rng = np.random.default_rng(seed)
+    observation_spec = time_step_spec.observation
+    encoder = networks.Encoder(observation_spec, config, statistics, rng)
+    self._actor_network = networks.PolicyNetwork(
+      observation_spec, cql.ACTION_SPEC, encoder, config, rng
+    )
+    collect_policy = actor_policy.ActorPolicy(
+      time_step_spec, cql.ACTION_SPEC, actor_network=self._actor_network
+    )
+    super().__init__(
+      time_step_spec,
+      cql.ACTION_SPEC,
+      policy=greedy_policy.GreedyPolicy(collect_policy),
+      collect_policy=collect_policy,
+      train_sequence_length=2,
+      train_step_counter=tf.Variable(0, dtype=tf.int64, name="train_step"),
+    )
+    self._as_transition = data_converter.AsTransition(self.data_context, squeeze_time_dim=True)
+    self._target_entropy = config.target_entropy
+    self._log_alpha = tf.Variable(math.log(config.initial_temperature), name="log_alpha")
+    self._actor_optimizer = tf.keras.optimizers.legacy.Adam(config.actor_learning_rate)
+    self._alpha_optimizer = tf.keras.optimizers.legacy.Adam(config.alpha_learning_rate)
+    self._generator = tf.random.Generator.from_seed(seed)
+
+  def _initialize(self):
+    """Nothing to do: there are no target networks."""
+
+  def _train(self, experience, weights=None) -> tf_agent.LossInfo:
+    """One step of the policy and the temperature on a Transition of batch B."""
+    updates = (
+      ("actor_loss", self._actor_network.trainable_variables, self._actor_optimizer),
+      ("alpha_loss", [self._log_alpha], self._alpha_optimizer),
+    )
+    with tf.GradientTape(persistent=True) as tape:
+      info = self._loss(experience, weights)
+    for loss_name, variables, optimizer in updates:
+      gradients = tape.gradient(info.extra[loss_name], variables)
+      optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    self.train_step_counter.assign_add(1)
+    return info
+
+  def _loss(self, experience, weights=None, training=False) -> tf_agent.LossInfo:
+    """The losses of a batch, without a step; draws from the agent's random generator."""
+    if weights is not None:
+      raise ValueError("BcAgent weighs transitions by sampling them, not in the loss")
+    transition = self._as_transition(experience)
+    crop_seed, action_seed = tf.unstack(self._generator.make_seeds(2), axis=1)
+    features = self._actor_network.encoder(transition.time_step.observation, crop_seed)
+    moments = self._actor_network.moments(features)
+    _, log_probs = networks.sample_actions(*moments, 1, action_seed)
+    data_log_probs = networks.log_prob(*moments, transition.action_step.action)
+    alpha = tf.stop_gradient(tf.exp(self._log_alpha))
+    losses = {
+      "actor_loss": cql.warm_start_loss(alpha, log_probs[:, 0], data_log_probs),
+      "alpha_loss": cql.temperature_loss(self._log_alpha, log_probs[:, 0], self._target_entropy),
+    }
+    metrics = {
+      "alpha": alpha,
+      "entropy": -tf.reduce_mean(log_probs),
+      "bc_log_likelihood": tf.reduce_mean(data_log_probs),
+    }
+    return cql.loss_info(losses, metrics)

@@ -1,0 +1,154 @@
+"""Configurations of the agents and of one experiment; the presets PAPER, RELEASED_CODE and FAST."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from collection import specs
+
+# What an agent sees: the name of --observation. The keys of an image run are a row of CqlConfig.
+IMAGE = "image"
+STATE = "state"
+OBSERVATIONS = (IMAGE, STATE)
+STATE_RUN_KEYS = (specs.STATE, specs.SIMULATOR_STATE)
+
+DISCOUNT = 0.99
+# log |A| of A = [-1, 1]^8: the continuous action space has the volume 2^8.
+LOG_ACTION_VOLUME = specs.ACTION_SIZE * math.log(2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CqlConfig:
+  """Hyperparameters of CQL(H)-SAC, and of BC, which shares the policy's.
+
+  The defaults are PAPER: section 5 and appendix A.3, and where the paper is silent the SAC and CQL
+  that it cites.
+  """
+
+  # Optimisation.
+  actor_learning_rate: float = 3e-5
+  alpha_learning_rate: float = 3e-5  # of the entropy temperature; not stated: the policy's
+  critic_learning_rate: float = 3e-4
+  target_update_tau: float = 0.005
+  gamma: float = DISCOUNT
+  batch_size: int = 256
+
+  # Critic loss, Eq. 1: bellman_weight * MSE + cql_alpha * (logsumexp - data value).
+  bellman_weight: float = 0.5
+  cql_alpha: float = 1.0
+  entropy_in_backup: bool = False
+  copy_target_critics: bool = True  # False: the targets start from random weights of their own
+
+  # Actions in the logsumexp, per transition; all are evaluated at s.
+  uniform_samples: int = 1
+  policy_samples: int = 1  # from pi(.|s)
+  next_policy_samples: int = 1  # from pi(.|s')
+  importance_weighted: bool = True
+
+  # Policy loss.
+  target_entropy: float = -LOG_ACTION_VOLUME  # nats, "-log |A|"
+  bc_steps: int = 10_000  # gradient steps of the behaviour-cloning warm start
+
+  # Observation and networks.
+  image_run_keys: tuple[str, ...] = (specs.IMAGE, specs.STATE)
+  crop_padding: int = 0  # zero pixels on each side before the random crop; 0: no augmentation
+  conv_filters: tuple[int, ...] = (16, 16, 16)  # 3x3, stride 1; 2x2 max-pool between two of them
+  q_hidden_sizes: tuple[int, ...] = (1024, 512, 256)
+  policy_hidden_sizes: tuple[int, ...] = (1024, 512, 256)
+  policy_bottleneck_size: int | None = None  # a linear layer after policy_hidden_sizes
+  policy_head_sizes: tuple[int, ...] = ()  # ReLU layers after the bottleneck
+  log_std_range: tuple[float, float] = (-5.0, 2.0)  # the released code's; the paper gives none
+
+  # Departures that PAPER and RELEASED_CODE leave off. FAST gives the reason of each.
+  n_step: int = 1  # rewards summed before the bootstrap; the experience computes them
+  target_range: tuple[float, float] | None = None  # Bellman targets are clipped to it
+  initial_temperature: float = 1.0
+  shared_encoder_size: int | None = None  # size of the one encoder that critics and policy share
+  actor_bc_weight: float = 0.0  # of -log pi(a_data|s), kept after the warm start
+
+  def __post_init__(self):
+    if self.uniform_samples + self.policy_samples + self.next_policy_samples < 1:
+      raise ValueError(f"the logsumexp of Eq. 1 needs at least one sampled action: {self}")
+    if self.n_step < 1:
+      raise ValueError(f"n_step must be at least 1, got {self.n_step}")
+
+  def observation_keys(self, observation: str) -> tuple[str, ...]:
+    """Keys of the environment's observation dict that a run with --observation uses."""
+    check_name("observation", observation, OBSERVATIONS)
+    return self.image_run_keys if observation == IMAGE else STATE_RUN_KEYS
+
+
+PAPER = CqlConfig()
+
+# The authors' released training code, where it differs from the paper.
+RELEASED_CODE = dataclasses.replace(
+  PAPER,
+  actor_learning_rate=1e-4,
+  alpha_learning_rate=1e-4,
+  bellman_weight=1.0,
+  copy_target_critics=False,
+  target_entropy=-float(specs.ACTION_SIZE),
+  image_run_keys=(specs.IMAGE,),
+  crop_padding=4,
+  policy_hidden_sizes=(1024, 512),
+  policy_bottleneck_size=256,
+  policy_head_sizes=(256, 256, 256),
+)
+
+# Whatever reaches success soonest on two cores.
+FAST_STATE = dataclasses.replace(
+  RELEASED_CODE,
+  # The policy follows the values ten times sooner; the paper's 3e-5 is made for 1M steps.
+  actor_learning_rate=3e-4,
+  alpha_learning_rate=3e-4,
+  # The warm start only has to bring the policy near the data.
+  bc_steps=4_000,
+  # Zero is a better first guess of a value than that of a random network.
+  copy_target_critics=True,
+  # Fourteen numbers need no 1024-unit layer.
+  q_hidden_sizes=(256, 256, 256),
+  policy_hidden_sizes=(256, 256, 256),
+  policy_bottleneck_size=None,
+  policy_head_sizes=(),
+  # The one reward at the end of a 30-step episode travels back three times as fast.
+  n_step=3,
+  # Rewards are 0 or 1, so no value lies outside: stops the first targets from sinking and the
+  # later ones from growing past the possible.
+  target_range=(0.0, 1.0 / (1.0 - DISCOUNT)),
+  # At temperature 1 the entropy outweighs the small first values.
+  initial_temperature=math.exp(-1.5),
+)
+
+FAST_IMAGE = dataclasses.replace(
+  FAST_STATE,
+  # A step costs in proportion to its images.
+  batch_size=128,
+  # One encoder instead of three, trained by the critics alone: an image is encoded once a step.
+  shared_encoder_size=256,
+  q_hidden_sizes=(256, 256),
+  policy_hidden_sizes=(256, 256),
+)
+
+# preset -> observation -> configuration.
+PRESETS: Mapping[str, Mapping[str, CqlConfig]] = {
+  "PAPER": {IMAGE: PAPER, STATE: PAPER},
+  "RELEASED_CODE": {IMAGE: RELEASED_CODE, STATE: RELEASED_CODE},
+  "FAST": {IMAGE: FAST_IMAGE, STATE: FAST_STATE},
+}
+
+
+def check_name(kind: str, name: str, known) -> None:
+  """Raises ValueError, listing the known names, unless `name` is one of them."""
+  if name not in known:
+    raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+
+
+def load_preset(preset: str, observation: str) -> CqlConfig:
+  """Returns the configuration of a preset ("FAST") for a kind of observation ("state").
+
+  Raises:
+    ValueError: for an unknown name; the message lists the known ones.
+  """
+  check_name("preset", preset, PRESETS)
+  check_name("observation", observation, OBSERVATIONS)
+  return PRESETS[preset][observation]

@@ -1,0 +1,399 @@
+"""CQL(H)-SAC with a BC warm start (paper, section 4 and appendix A.3) as a TF-Agents agent."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import tensorflow as tf
+from tf_agents.agents import tf_agent
+from tf_agents.agents.cql import cql_sac_agent
+from tf_agents.policies import greedy_policy
+from tf_agents.specs import tensor_spec
+from tf_agents.trajectories import time_step as ts
+from tf_agents.trajectories import trajectory
+
+from cog_agents import config as config_lib
+from cog_agents import networks
+from collection import specs
+
+# Scalar bounds: CqlSacAgent counts per-dimension ones once per dimension too often.
+ACTION_SPEC = tensor_spec.BoundedTensorSpec((specs.ACTION_SIZE,), tf.float32, -1.0, 1.0, "action")
+# log density of the uniform distribution over [-1, 1]^8.
+UNIFORM_LOG_PROB = -specs.ACTION_SIZE * math.log(2.0)
+# Crops of two critics and the policy at s and at s', and the three draws of actions.
+_SEEDS_PER_STEP = 9
+
+
+def bellman_targets(
+  rewards: tf.Tensor,
+  discounts: tf.Tensor,
+  next_values: tf.Tensor,
+  gamma: float,
+  target_range: tuple[float, float] | None = None,
+) -> tf.Tensor:
+  """The backup of Eq. 1: y = r + gamma * d * Q'(s', a'), a' ~ pi(.|s'), as constants.
+
+  Args:
+    rewards: (B,) reward, or for n steps their sum discounted to the first.
+    discounts: (B,) d = gamma^(n - 1) of an n-step transition; 1 for one step.
+    next_values: (B,) smaller target value of s' and a sampled a'.
+    gamma: discount factor.
+    target_range: bounds [low, high] that the targets are clipped to, or None.
+  """
+  targets = rewards + gamma * discounts * next_values
+  if target_range is not None:
+    targets = tf.clip_by_value(targets, *target_range)
+  return tf.stop_gradient(targets)
+
+
+def bellman_loss(data_values: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+  """E[(Q(s, a) - y)^2], the Bellman term of Eq. 1 without its factor 1/2; both (B,)."""
+  return tf.reduce_mean(tf.math.squared_difference(data_values, targets))
+
+
+def cql_gap(
+  sampled_values: tf.Tensor, sampled_log_probs: tf.Tensor, data_values: tf.Tensor
+) -> tf.Tensor:
+  """E[log sum_a exp Q(s, a) - Q(s, a_data)], the conservative term of Eq. 1 without its alpha.
+
+  The sum over a continuous action space is estimated from N actions drawn with densities p_i, as
+  log sum_i exp(Q(s, a_i) - log p_i); the constant -log N is left out. Log densities of zero give
+  the estimate without importance weights.
+
+  Args:
+    sampled_values: (B, N) Q(s, a_i).
+    sampled_log_probs: (B, N) log p_i in nats.
+    data_values: (B,) Q(s, a_data).
+  """
+  log_sum = tf.reduce_logsumexp(sampled_values - sampled_log_probs, axis=1)
+  return tf.reduce_mean(log_sum - data_values)
+
+
+def warm_start_loss(alpha: tf.Tensor, log_probs: tf.Tensor, data_log_probs: tf.Tensor) -> tf.Tensor:
+  """E[alpha * log pi(a|s) - log pi(a_data|s)], a ~ pi: BC with entropy regularisation; both (B,).
+
+  The policy loss in the first steps (appendix A.3), and that of the BC baseline (section 6.2).
+  """
+  return tf.reduce_mean(alpha * log_probs - data_log_probs)
+
+
+def policy_loss(
+  alpha: tf.Tensor,
+  log_probs: tf.Tensor,
+  values: tf.Tensor,
+  data_log_probs: tf.Tensor,
+  bc_weight: float = 0.0,
+) -> tf.Tensor:
+  """Policy improvement of SAC: E[alpha * log pi(a|s) - Q(s, a)], a ~ pi(.|s).
+
+  With a `bc_weight` w > 0 the policy is also held near the data, with values brought to a mean
+  size of one as in TD3+BC: E[alpha * log pi(a|s) - Q(s, a) / E|Q| - w * log pi(a_data|s)].
+
+  Args:
+    alpha: entropy temperature, scalar.
+    log_probs: (B,) log pi(a|s).
+    values: (B,) smaller value of (s, a) of the two critics.
+    data_log_probs: (B,) log pi(a_data|s).
+    bc_weight: w.
+  """
+  if bc_weight:
+    values /= tf.stop_gradient(tf.reduce_mean(tf.abs(values)) + 1e-6)
+    values += bc_weight * data_log_probs
+  return tf.reduce_mean(alpha * log_probs - values)
+
+
+def temperature_loss(
+  log_alpha: tf.Tensor, log_probs: tf.Tensor, target_entropy: float
+) -> tf.Tensor:
+  """log alpha * (entropy - target entropy): the temperature rises while the entropy is too low.
+
+  Args:
+    log_alpha: logarithm of the temperature, scalar.
+    log_probs: (B,) log pi(a|s), a ~ pi.
+    target_entropy: nats.
+  """
+  entropy = -tf.reduce_mean(log_probs)
+  return log_alpha * tf.stop_gradient(entropy - target_entropy)
+
+
+def create(
+  observation_spec: Mapping[str, tf.TensorSpec],
+  config: config_lib.CqlConfig,
+  statistics: networks.Statistics,
+  seed: int,
+) -> "CqlAgent":
+  """Returns a CQL agent whose weights and whole course of training are a function of `seed`.
+
+  Args:
+    observation_spec: key of the observation -> spec without batch dimension.
+    config: hyperparameters.
+    statistics: mean and standard deviation of every vector observation.
+    seed: of the weights, the sampled actions and the crops.
+
+  Raises:
+    ValueError: if a vector observation has no statistics.
+  """
+  return CqlAgent(ts.time_step_spec(dict(observation_spec)), config, statistics, seed)
+
+
+class CqlAgent(cql_sac_agent.CqlSacAgent):
+  """CQL(H)-SAC that encodes each image once per network and step.
+
+  What differs from CqlSacAgent: pi(.|s') samples in the conservative term, all losses computed
+  from the weights before the step, BC warm start without control flow, and the rows of CqlConfig.
+  `policy` is greedy (tanh of the mean), `collect_policy` stochastic.
+  """
+
+  def __init__(
+    self,
+    time_step_spec: ts.TimeStep,
+    config: config_lib.CqlConfig,
+    statistics: networks.Statistics,
+    seed: int,
+    name: str | None = None,
+  ):
+    rng = np.random.default_rng(seed)
+    observation_spec = time_step_spec.observation
+    make_networks = _NetworkFactory(observation_spec, config, statistics, rng)
+    critics, encoder = make_networks.critics("critic")
+    target_critics, _ = make_networks.critics("target_critic")
+    super().__init__(
+      time_step_spec,
+      ACTION_SPEC,
+      critic_network=critics[0],
+      critic_network_2=critics[1],
+      target_critic_network=target_critics[0],
+      target_critic_network_2=target_critics[1],
+      actor_network=make_networks.policy(encoder),
+      actor_optimizer=tf.keras.optimizers.legacy.Adam(config.actor_learning_rate),
+      critic_optimizer=tf.keras.optimizers.legacy.Adam(config.critic_learning_rate),
+      alpha_optimizer=tf.keras.optimizers.legacy.Adam(config.alpha_learning_rate),
+      cql_alpha=config.cql_alpha,
+      num_cql_samples=config.policy_samples,
+      include_critic_entropy_term=config.entropy_in_backup,
+      use_lagrange_cql_alpha=False,
+      random_seed=seed,
+      num_bc_steps=config.bc_steps,
+      critic_loss_weight=config.bellman_weight,
+      target_update_tau=config.target_update_tau,
+      gamma=config.gamma,
+      initial_log_alpha=math.log(config.initial_temperature),
+      target_entropy=config.target_entropy,
+      train_step_counter=tf.Variable(0, dtype=tf.int64, name="train_step"),
+      name=name,
+    )
+    self._config = config
+    self._generator = tf.random.Generator.from_seed(seed)
+    self._greedy_policy = greedy_policy.GreedyPolicy(self._collect_policy)
+    self.initialize()
+
+  @property
+  def policy(self) -> greedy_policy.GreedyPolicy:
+    """The policy to deploy: the mode of the squashed Gaussian."""
+    return self._greedy_policy
+
+  @property
+  def _critics(self) -> tuple[networks.QNetwork, networks.QNetwork]:
+    return self._critic_network_1, self._critic_network_2
+
+  @property
+  def _target_critics(self) -> tuple[networks.QNetwork, networks.QNetwork]:
+    return self._target_critic_network_1, self._target_critic_network_2
+
+  @property
+  def _has_shared_encoder(self) -> bool:
+    return self._actor_network.encoder is self._critic_network_1.encoder
+
+  def critic_variables(self) -> list[tf.Variable]:
+    """What the critic loss trains: both critics, with the encoder that they may share."""
+    return _unique([v for critic in self._critics for v in critic.trainable_variables])
+
+  def actor_variables(self) -> list[tf.Variable]:
+    """What the policy loss trains: the policy without an encoder that the critics train."""
+    critics = {v.ref() for v in self.critic_variables()}
+    return [v for v in self._actor_network.trainable_variables if v.ref() not in critics]
+
+  def _initialize(self):
+    if self._config.copy_target_critics:
+      super()._initialize()
+
+  def _train(self, experience, weights=None) -> tf_agent.LossInfo:
+    """One step of every network on a Transition of batch B, without time dimension."""
+    transition = self._checked_transition(experience, weights)
+    seeds = self._next_seeds()
+    backup = self._backup(transition.next_time_step, seeds)
+    updates = (
+      ("critic_loss", self.critic_variables(), self._critic_optimizer),
+      ("actor_loss", self.actor_variables(), self._actor_optimizer),
+      ("alpha_loss", [self._log_alpha], self._alpha_optimizer),
+    )
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+      for _, variables, _ in updates:
+        tape.watch(variables)
+      losses, metrics = self._losses(transition, backup, seeds)
+    for loss_name, variables, optimizer in updates:
+      gradients = tape.gradient(losses[loss_name], variables)
+      self._apply_gradients(gradients, variables, optimizer)
+    self.train_step_counter.assign_add(1)
+    self._update_target()
+    return loss_info(losses, metrics)
+
+  def _loss(self, experience, weights=None, training=False) -> tf_agent.LossInfo:
+    """The losses of a batch, without a step; draws from the agent's random generator."""
+    transition = self._checked_transition(experience, weights)
+    seeds = self._next_seeds()
+    return loss_info(
+      *self._losses(transition, self._backup(transition.next_time_step, seeds), seeds)
+    )
+
+  def _checked_transition(self, experience, weights) -> trajectory.Transition:
+    if weights is not None:
+      raise ValueError("CqlAgent weighs transitions by sampling them, not in the loss")
+    return self._as_transition(experience)
+
+  def _next_seeds(self) -> Iterator[tf.Tensor]:
+    return iter(tf.unstack(self._generator.make_seeds(_SEEDS_PER_STEP), axis=1))
+
+  def _backup(
+    self, next_time_step: ts.TimeStep, seeds: Iterator[tf.Tensor]
+  ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Targets (B,), and the pi(.|s') samples (B, N, A) with log densities (B, N): constants."""
+    config = self._config
+    observation = next_time_step.observation
+    *features, policy_features = networks.encode_each(
+      [*self._target_critics, self._actor_network], observation, [next(seeds) for _ in range(3)]
+    )
+    moments = self._actor_network.moments(policy_features)
+    actions, log_probs = networks.sample_actions(
+      *moments, 1 + config.next_policy_samples, next(seeds)
+    )
+    values = [
+      critic.values(critic.embed(critic_features), actions[:, :1])[:, 0]
+      for critic, critic_features in zip(self._target_critics, features, strict=True)
+    ]
+    next_values = tf.minimum(*values)
+    if config.entropy_in_backup:
+      next_values -= tf.exp(self._log_alpha) * log_probs[:, 0]
+    targets = bellman_targets(
+      next_time_step.reward, next_time_step.discount, next_values, config.gamma, config.target_range
+    )
+    return targets, tf.stop_gradient(actions[:, 1:]), tf.stop_gradient(log_probs[:, 1:])
+
+  def _losses(
+    self,
+    transition: trajectory.Transition,
+    backup: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
+    seeds: Iterator[tf.Tensor],
+  ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+    """Scalar losses to minimise, and scalar metrics to log."""
+    config = self._config
+    targets, next_actions, next_log_probs = backup
+    data_actions = transition.action_step.action
+    *features, policy_features = networks.encode_each(
+      [*self._critics, self._actor_network],
+      transition.time_step.observation,
+      [next(seeds) for _ in range(3)],
+    )
+    embeddings = [q.embed(f) for q, f in zip(self._critics, features, strict=True)]
+
+    if self._has_shared_encoder:
+      policy_features = tf.stop_gradient(policy_features)
+    moments = self._actor_network.moments(policy_features)
+    actions, log_probs = networks.sample_actions(*moments, 1 + config.policy_samples, next(seeds))
+    data_log_probs = networks.log_prob(*moments, data_actions)
+
+    # Critics: the data action and all sampled ones in one call of each.
+    uniform_actions, uniform_log_probs = self._uniform_samples(data_actions, next(seeds))
+    sampled_log_probs = tf.stop_gradient(
+      tf.concat([uniform_log_probs, log_probs[:, 1:], next_log_probs], axis=1)
+    )
+    if not config.importance_weighted:
+      sampled_log_probs = tf.zeros_like(sampled_log_probs)
+    all_actions = tf.stop_gradient(
+      tf.concat([data_actions[:, None], uniform_actions, actions[:, 1:], next_actions], axis=1)
+    )
+    values = [q.values(z, all_actions) for q, z in zip(self._critics, embeddings, strict=True)]
+    td_losses = [bellman_loss(v[:, 0], targets) for v in values]
+    gaps = [cql_gap(v[:, 1:], sampled_log_probs, v[:, 0]) for v in values]
+    td_loss = config.bellman_weight * tf.add_n(td_losses)
+    cql_loss = config.cql_alpha * tf.add_n(gaps)
+
+    # Policy: values of its own action, differentiated in the action alone.
+    policy_values = tf.minimum(
+      *(
+        q.values(tf.stop_gradient(z), actions[:, :1])[:, 0]
+        for q, z in zip(self._critics, embeddings, strict=True)
+      )
+    )
+    alpha = tf.stop_gradient(tf.exp(self._log_alpha))
+    log_probs = log_probs[:, 0]
+    actor_loss = tf.where(
+      self.train_step_counter < config.bc_steps,
+      warm_start_loss(alpha, log_probs, data_log_probs),
+      policy_loss(alpha, log_probs, policy_values, data_log_probs, config.actor_bc_weight),
+    )
+    losses = {
+      "critic_loss": td_loss + cql_loss,
+      "actor_loss": actor_loss,
+      "alpha_loss": temperature_loss(self._log_alpha, log_probs, config.target_entropy),
+    }
+    metrics = {
+      "td_loss": td_loss,
+      "cql_loss": cql_loss,
+      "cql_gap": tf.add_n(gaps) / len(gaps),
+      "q_data": tf.reduce_mean([v[:, 0] for v in values]),
+      "q_policy": tf.reduce_mean(policy_values),
+      "target_max": tf.reduce_max(targets),
+      "alpha": alpha,
+      "entropy": -tf.reduce_mean(log_probs),
+      "bc_log_likelihood": tf.reduce_mean(data_log_probs),
+    }
+    return losses, metrics
+
+  def _uniform_samples(self, like: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    shape = (tf.shape(like)[0], self._config.uniform_samples, specs.ACTION_SIZE)
+    actions = tf.random.stateless_uniform(shape, seed, -1.0, 1.0)
+    return actions, tf.fill(shape[:2], UNIFORM_LOG_PROB)
+
+
+class _NetworkFactory:
+  """Makes the networks of one agent in a fixed order, so that a seed fixes their weights."""
+
+  def __init__(self, observation_spec, config, statistics, rng):
+    self._observation_spec = observation_spec
+    self._config = config
+    self._statistics = statistics
+    self._rng = rng
+
+  def encoder(self) -> networks.Encoder:
+    return networks.Encoder(self._observation_spec, self._config, self._statistics, self._rng)
+
+  def critics(self, name: str) -> tuple[list[networks.QNetwork], networks.Encoder | None]:
+    """Two critics, and the encoder that they share, if they do."""
+    shared = self.encoder() if self._config.shared_encoder_size else None
+    critics = [
+      networks.QNetwork(
+        (self._observation_spec, ACTION_SPEC),
+        shared or self.encoder(),
+        self._config.q_hidden_sizes,
+        self._rng,
+        name=f"{name}_{i}",
+      )
+      for i in (1, 2)
+    ]
+    return critics, shared
+
+  def policy(self, encoder: networks.Encoder | None) -> networks.PolicyNetwork:
+    return networks.PolicyNetwork(
+      self._observation_spec, ACTION_SPEC, encoder or self.encoder(), self._config, self._rng
+    )
+
+
+def _unique(variables: list[tf.Variable]) -> list[tf.Variable]:
+  return list({v.ref(): v for v in variables}.values())
+
+
+def loss_info(losses, metrics) -> tf_agent.LossInfo:
+  for name, loss in losses.items():
+    tf.debugging.check_numerics(loss, f"{name} is inf or nan")
+  return tf_agent.LossInfo(tf.add_n(list(losses.values())), {**losses, **metrics})

@@ -1,0 +1,288 @@
+"""Encoders, Q networks and the squashed Gaussian policy, as TF-Agents networks."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from tf_agents.distributions import utils as distribution_utils
+from tf_agents.networks import network
+from tf_agents.specs import distribution_spec
+
+from cog_agents import config as config_lib
+from collection import specs
+
+# Below this a standard deviation is noise of the simulator (a millimetre, a milliradian).
+MIN_STATISTICS_STD = 1e-3
+# Values and Gaussian parameters start near zero.
+FINAL_LAYER_INIT = 1e-3
+# Recorded actions may touch -1 and 1, which a squashed Gaussian reaches only at infinity.
+DATA_ACTION_LIMIT = 1.0 - 1e-5
+
+Statistics = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+def _dense(size: int, rng: np.random.Generator, activation=None, **kwargs):
+  initializer = tf.keras.initializers.GlorotUniform(seed=int(rng.integers(2**31)))
+  return tf.keras.layers.Dense(size, activation, kernel_initializer=initializer, **kwargs)
+
+
+def _final_dense(size: int, rng: np.random.Generator):
+  initializer = tf.keras.initializers.RandomUniform(
+    -FINAL_LAYER_INIT, FINAL_LAYER_INIT, seed=int(rng.integers(2**31))
+  )
+  return tf.keras.layers.Dense(size, kernel_initializer=initializer)
+
+
+def random_crop(images: tf.Tensor, padding: int, seed: tf.Tensor) -> tf.Tensor:
+  """Shifts each image by up to `padding` pixels, filling with zeros: a crop after zero padding.
+
+  Args:
+    images: (B, H, W, C).
+    padding: largest shift in pixels, up, down, left and right.
+    seed: (2,) integer seed of the shifts, one per image.
+
+  Returns:
+    (B, H, W, C) float32, with the same range of values.
+  """
+  batch, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+  last = tf.constant([height - 1, width - 1], tf.float32)
+  shifts = tf.random.stateless_uniform((batch, 2), seed, -padding, padding + 1, tf.int32)
+  shifts = tf.cast(shifts, tf.float32)
+  # crop_and_resize is the quickest of TensorFlow's ways to do this on a CPU. It takes the nearest
+  # pixel; a box drawn in by less than half of one keeps rounding from reaching past the edge.
+  inset = 0.2
+  boxes = tf.concat([(shifts + inset) / last, (shifts + last - inset) / last], axis=1)
+  return tf.image.crop_and_resize(images, boxes, tf.range(batch), (height, width), "nearest")
+
+
+class Standardize(tf.keras.layers.Layer):
+  """(x - mean) / std with fixed statistics, which are saved with the network."""
+
+  def __init__(self, mean: np.ndarray, std: np.ndarray):
+    super().__init__()
+    self._mean = self._constant("mean", mean)
+    self._std = self._constant("std", np.maximum(std, MIN_STATISTICS_STD))
+
+  def _constant(self, name: str, value: np.ndarray):
+    initializer = tf.keras.initializers.Constant(np.asarray(value, np.float32))
+    return self.add_weight(name, np.shape(value), initializer=initializer, trainable=False)
+
+  def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    return (inputs - self._mean) / self._std
+
+
+class Encoder(tf.keras.layers.Layer):
+  """Observation dict -> features (B, F).
+
+  Images go through the convolutions of the paper (section 5: 3x3 with stride 1, max-pooling by 2
+  between them, ReLU) and are flattened; vectors are standardised; all are concatenated. A shared
+  encoder ends in dense -> LayerNorm -> tanh, which keeps its features bounded for the policy that
+  does not train it.
+  """
+
+  def __init__(
+    self,
+    observation_spec: Mapping[str, tf.TensorSpec],
+    config: config_lib.CqlConfig,
+    statistics: Statistics,
+    rng: np.random.Generator,
+    name: str = "encoder",
+  ):
+    super().__init__(name=name)
+    self._crop_padding = config.crop_padding
+    self._convolutions = []
+    if specs.IMAGE in observation_spec:
+      self._convolutions = [
+        tf.keras.layers.Conv2D(
+          filters,
+          kernel_size=3,
+          padding="same",
+          activation="relu",
+          kernel_initializer=tf.keras.initializers.GlorotUniform(seed=int(rng.integers(2**31))),
+        )
+        for filters in config.conv_filters
+      ]
+    self._vector_keys = tuple(key for key in sorted(observation_spec) if key != specs.IMAGE)
+    missing = set(self._vector_keys) - set(statistics)
+    if missing:
+      raise ValueError(f"no statistics for {sorted(missing)}; there are: {sorted(statistics)}")
+    self._standardizers = {key: Standardize(*statistics[key]) for key in self._vector_keys}
+    self._projection = None
+    if config.shared_encoder_size:
+      self._projection = _dense(config.shared_encoder_size, rng)
+      self._normalization = tf.keras.layers.LayerNormalization()
+
+  def call(self, observation: Mapping[str, tf.Tensor], seed: tf.Tensor | None = None) -> tf.Tensor:
+    """Encodes a batch; with a `seed` of shape (2,) the images are randomly cropped first."""
+    parts = [self._standardizers[key](observation[key]) for key in self._vector_keys]
+    if self._convolutions:
+      parts.append(self._encode_image(observation[specs.IMAGE], seed))
+    features = tf.concat(parts, axis=-1)
+    if self._projection is not None:
+      features = tf.tanh(self._normalization(self._projection(features)))
+    return features
+
+  def _encode_image(self, image: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+    if seed is not None and self._crop_padding:
+      image = random_crop(image, self._crop_padding, seed)
+    x = tf.cast(image, tf.float32) / 255.0
+    for i, convolution in enumerate(self._convolutions):
+      if i > 0:
+        x = tf.nn.max_pool2d(x, ksize=2, strides=2, padding="SAME")
+      x = convolution(x)
+    return tf.reshape(x, (-1, np.prod(x.shape[1:])))
+
+
+class QNetwork(network.Network):
+  """Q(s, a), with the image encoded once for any number of actions.
+
+  The first layer over the concatenation of features and action is split into one matrix for each,
+  which is the same function: W [f; a] + b = W_f f + b + W_a a.
+  """
+
+  def __init__(
+    self,
+    input_tensor_spec,
+    encoder: Encoder,
+    hidden_sizes: Sequence[int],
+    rng: np.random.Generator,
+    name: str = "q_network",
+  ):
+    super().__init__(input_tensor_spec, state_spec=(), name=name)
+    self.encoder = encoder
+    self._feature_layer = _dense(hidden_sizes[0], rng)
+    self._action_layer = _dense(hidden_sizes[0], rng, use_bias=False)
+    self._hidden_layers = [_dense(size, rng, "relu") for size in hidden_sizes[1:]]
+    self._value_layer = _final_dense(1, rng)
+
+  def embed(self, features: tf.Tensor) -> tf.Tensor:
+    """Features (B, F) -> z (B, H): all that `values` needs to know of the observation."""
+    return self._feature_layer(features)
+
+  def encode(self, observation, seed: tf.Tensor | None = None) -> tf.Tensor:
+    """Observation -> z (B, H); a `seed` crops images at random."""
+    return self.embed(self.encoder(observation, seed))
+
+  def values(self, z: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
+    """z (B, H), actions (B, N, A) -> Q values (B, N)."""
+    count = actions.shape[1]
+    flat_actions = tf.reshape(actions, (-1, actions.shape[2]))  # (B * N, A)
+    from_actions = tf.reshape(self._action_layer(flat_actions), (-1, count, z.shape[1]))
+    x = tf.nn.relu(z[:, None, :] + from_actions)
+    x = tf.reshape(x, (-1, z.shape[1]))  # (B * N, H)
+    for layer in self._hidden_layers:
+      x = layer(x)
+    return tf.reshape(self._value_layer(x), (-1, count))
+
+  def call(self, inputs, step_type=None, network_state=(), training=False):
+    """(observation, action (B, A)) -> (values (B,), state), as TF-Agents calls a critic."""
+    observation, action = inputs
+    return self.values(self.encode(observation), action[:, None, :])[:, 0], network_state
+
+
+class PolicyNetwork(network.DistributionNetwork):
+  """pi(a|s): a Gaussian squashed by tanh into the bounds -1 and 1."""
+
+  def __init__(
+    self,
+    input_tensor_spec,
+    action_spec,
+    encoder: Encoder,
+    config: config_lib.CqlConfig,
+    rng: np.random.Generator,
+    name: str = "policy_network",
+  ):
+    parameter_spec = tf.TensorSpec(action_spec.shape, action_spec.dtype)
+    output_spec = distribution_spec.DistributionSpec(
+      _squashed_gaussian(action_spec),
+      {"loc": parameter_spec, "scale_diag": parameter_spec},
+      sample_spec=action_spec,
+    )
+    super().__init__(input_tensor_spec, state_spec=(), output_spec=output_spec, name=name)
+    self.encoder = encoder
+    self._log_std_range = tuple(config.log_std_range)
+    sizes_and_activations = [(size, "relu") for size in config.policy_hidden_sizes]
+    if config.policy_bottleneck_size:
+      sizes_and_activations.append((config.policy_bottleneck_size, None))
+    sizes_and_activations += [(size, "relu") for size in config.policy_head_sizes]
+    self._hidden_layers = [_dense(size, rng, act) for size, act in sizes_and_activations]
+    self._moments_layer = _final_dense(2 * action_spec.shape.num_elements(), rng)
+
+  def moments(self, features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Features (B, F) -> mean and log standard deviation before the tanh, (B, A) each."""
+    x = features
+    for layer in self._hidden_layers:
+      x = layer(x)
+    mean, log_std = tf.split(self._moments_layer(x), 2, axis=-1)
+    return mean, tf.clip_by_value(log_std, *self._log_std_range)
+
+  def call(self, observation, step_type=None, network_state=(), training=False):
+    """Observation -> (distribution of actions, state), as TF-Agents calls an actor."""
+    mean, log_std = self.moments(self.encoder(observation))
+    return self.output_spec.build_distribution(loc=mean, scale_diag=tf.exp(log_std)), network_state
+
+
+def _squashed_gaussian(action_spec):
+  def build(*args, **kwargs):
+    normal = tfp.distributions.MultivariateNormalDiag(*args, **kwargs)
+    return distribution_utils.scale_distribution_to_spec(normal, action_spec)
+
+  return build
+
+
+def _log_tanh_slope(x: tf.Tensor) -> tf.Tensor:
+  """log(1 - tanh(x)^2), without the cancellation of 1 - tanh^2 for large |x|."""
+  return 2.0 * (math.log(2.0) - x - tf.nn.softplus(-2.0 * x))
+
+
+def _gaussian_log_density(noise: tf.Tensor, log_std: tf.Tensor) -> tf.Tensor:
+  return -0.5 * tf.square(noise) - log_std - 0.5 * math.log(2.0 * math.pi)
+
+
+def sample_actions(
+  mean: tf.Tensor, log_std: tf.Tensor, count: int, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+  """Draws `count` actions from each squashed Gaussian, differentiable in its moments.
+
+  Args:
+    mean: (B, A), before the tanh.
+    log_std: (B, A).
+    count: number N of actions for each of the B observations.
+    seed: (2,) integer seed.
+
+  Returns:
+    actions (B, N, A) in [-1, 1] and their log densities (B, N) in nats.
+  """
+  batch, size = tf.shape(mean)[0], mean.shape[1]
+  noise = tf.random.stateless_normal((batch, count, size), seed)
+  log_std = log_std[:, None, :]
+  unsquashed = mean[:, None, :] + tf.exp(log_std) * noise
+  log_probs = _gaussian_log_density(noise, log_std) - _log_tanh_slope(unsquashed)
+  return tf.tanh(unsquashed), tf.reduce_sum(log_probs, axis=-1)
+
+
+def log_prob(mean: tf.Tensor, log_std: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
+  """Log density (B,) in nats of recorded actions (B, A) under squashed Gaussians.
+
+  Actions at the bounds, where the density has no value, are moved inside by 1e-5.
+  """
+  unsquashed = tf.atanh(tf.clip_by_value(actions, -DATA_ACTION_LIMIT, DATA_ACTION_LIMIT))
+  noise = (unsquashed - mean) * tf.exp(-log_std)
+  return tf.reduce_sum(_gaussian_log_density(noise, log_std) - _log_tanh_slope(unsquashed), axis=-1)
+
+
+def encode_each(
+  networks: Sequence[QNetwork | PolicyNetwork], observation, seeds: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+  """Features of one observation batch for each network.
+
+  Networks that share an encoder share one pass through it, and its crop; every other one gets a
+  crop of its own.
+  """
+  features = {}
+  for net, seed in zip(networks, seeds, strict=True):
+    if id(net.encoder) not in features:
+      features[id(net.encoder)] = net.encoder(observation, seed)
+  return [features[id(net.encoder)] for net in networks]

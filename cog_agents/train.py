@@ -1,0 +1,362 @@
+"""Trains one method on named datasets: resumable, evaluated and logged as it goes."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tensorflow as tf
+import tqdm
+from tf_agents.agents import tf_agent
+from tf_agents.policies import policy_saver
+
+from cog_agents import bc, cql, environments, evaluate, experience, experiments
+from cog_agents import config as config_lib
+from collection import registry
+
+_CREATE = {experiments.CQL: cql.create, experiments.BC: bc.create}
+# Gradient steps in one call of a tf.function; Ctrl-C is answered between two calls.
+_STEPS_PER_CALL = 25
+_CHECKPOINTS_KEPT = 2
+_COUNT = "count"  # of the steps that the sums of the metrics cover
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+  """What decides the weights of a run, but for the number of gradient steps."""
+
+  task: str  # dataset of the task
+  environment: str
+  method: str
+  observation: str
+  seed: int
+  agent: config_lib.CqlConfig
+  prior: tuple[str, ...] = ()  # datasets of prior experience
+  preset: str = ""  # where `agent` comes from, for the record
+  prior_share: float | None = None  # of prior transitions in a batch; None: uniform over the union
+
+  def dataset_names(self) -> tuple[str, ...]:
+    """Prior and task, or the task alone for a method that does without prior data."""
+    uses_prior = experiments.method(self.method).uses_prior
+    if uses_prior and not self.prior:
+      raise ValueError(f"the method {self.method!r} needs at least one prior dataset")
+    return (*self.prior, self.task) if uses_prior else (self.task,)
+
+  def weights(self, counts) -> list[float] | None:
+    """Weight of each of `dataset_names`, given their numbers of transitions."""
+    if self.prior_share is None or len(counts) == 1:
+      return None
+    prior = counts[:-1] / sum(counts[:-1]) * self.prior_share
+    return [*prior, 1.0 - self.prior_share]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """What happens when; changes nothing about the weights. Counted in gradient steps."""
+
+  steps: int
+  log_every: int = 500
+  evaluate_every: int = 2_000  # 0: never
+  checkpoint_every: int = 2_000
+  evaluation_episodes: int = 20
+  num_workers: int = 2
+
+  def __post_init__(self):
+    for name in ("evaluate_every", "checkpoint_every"):
+      if getattr(self, name) % self.log_every:
+        raise ValueError(f"{name} must be a multiple of log_every={self.log_every}: {self}")
+
+  def evaluates_at(self, step: int) -> bool:
+    return bool(self.evaluate_every) and (step % self.evaluate_every == 0 or step == self.steps)
+
+
+class Learner:
+  """An agent, its stream of batches and the sums of its metrics; one checkpoint holds them all."""
+
+  def __init__(self, config: ExperimentConfig, data: experience.Experience):
+    create = _CREATE[experiments.method(config.method).agent]
+    self.agent: tf_agent.TFAgent = create(
+      data.observation_spec, config.agent, data.statistics, config.seed
+    )
+    self._config = config
+    self._data = data
+    self._iterator = self._batches(start_step=0)
+    step_function = tf.function(self._step, autograph=False)
+    # Tracing creates every variable, those of the optimisers too, so that restoring finds them.
+    metrics = step_function.get_concrete_function(self._iterator.element_spec).structured_outputs
+    self._sums = {name: tf.Variable(0.0, dtype=tf.float64) for name in metrics}
+    self.checkpoint = tf.train.Checkpoint(agent=self.agent, sums=self._sums)
+
+    @tf.function
+    def run(iterator, count):
+      for _ in tf.range(count):
+        for name, value in step_function(next(iterator)).items():
+          self._sums[name].assign_add(tf.cast(value, tf.float64))
+
+    self._run = run
+
+  @property
+  def step(self) -> int:
+    """Gradient steps taken."""
+    return int(self.agent.train_step_counter)
+
+  def restore(self, path: str) -> None:
+    """Continues from a checkpoint, with the batch that comes next."""
+    self.checkpoint.restore(path).assert_consumed()
+    self._iterator = self._batches(start_step=self.step)
+
+  def run(self, count: int) -> None:
+    """Takes `count` gradient steps."""
+    self._run(self._iterator, tf.constant(count))
+
+  def pop_metrics(self) -> dict[str, float]:
+    """Returns the means of the metrics since the last call, in this process or an earlier one."""
+    sums = {name: float(total) for name, total in self._sums.items()}
+    for total in self._sums.values():
+      total.assign(0.0)
+    return {name: total / sums[_COUNT] for name, total in sums.items() if name != _COUNT}
+
+  def policies(self) -> dict[str, Any]:
+    """The policies to evaluate and export, by name."""
+    return {
+      evaluate.GREEDY: self.agent.policy,
+      evaluate.STOCHASTIC: evaluate.EpisodeSeededPolicy(self.agent.collect_policy),
+    }
+
+  def _batches(self, start_step: int) -> Iterator:
+    config, data = self._config, self._data
+    weights = config.weights(data.counts)
+    return iter(data.dataset(config.agent.batch_size, config.seed, start_step, weights))
+
+  def _step(self, transition) -> dict[str, tf.Tensor]:
+    info = self.agent.train(transition)
+    sources = transition.action_step.info
+    mixture = {
+      f"mixture/{name}": tf.reduce_mean(tf.cast(sources == i, tf.float32))
+      for i, name in enumerate(self._data.names)
+    }
+    return {_COUNT: tf.constant(1.0), "loss": info.loss, **info.extra, **mixture}
+
+
+def train(
+  config: ExperimentConfig,
+  schedule: Schedule,
+  run_dir: str | os.PathLike,
+  data_dir: str | None = None,
+) -> int:
+  """Trains up to `schedule.steps` gradient steps in all, from the run's last checkpoint if any.
+
+  An interrupted run that is started again ends in the weights, metrics and evaluations of one that
+  was not, on the same machine and number of threads. Ctrl-C (or SIGTERM) saves a checkpoint.
+
+  Args:
+    config: of the experiment; config.json of the run must agree with it.
+    schedule: of logging, evaluation and checkpoints.
+    run_dir: a folder for config.json, metrics.jsonl, tensorboard/, checkpoints/ and policies/.
+    data_dir: TFDS data directory.
+
+  Returns:
+    The gradient steps taken: less than `schedule.steps` if interrupted.
+
+  Raises:
+    ValueError: if a name is unknown, a dataset is unfit, or the run has another configuration.
+  """
+  run_dir = pathlib.Path(run_dir)
+  names = config.dataset_names()
+  keys = config.agent.observation_keys(config.observation)
+  found = [experience.find(name, data_dir).info.full_name for name in names]
+  record = {**dataclasses.asdict(config), "observation_keys": keys, "datasets": found}
+  _refuse_other_run(run_dir, record)
+  if _exported_steps(run_dir) >= schedule.steps:
+    return _exported_steps(run_dir)
+  data = experience.load(
+    names,
+    data_dir=data_dir,
+    observation_keys=keys,
+    n_step=config.agent.n_step,
+    discount=config.agent.gamma,
+  )
+  evaluate.write_json(run_dir / "config.json", {**record, "steps": schedule.steps})
+  learner = Learner(config, data)
+  manager = tf.train.CheckpointManager(
+    learner.checkpoint, str(run_dir / "checkpoints"), _CHECKPOINTS_KEPT
+  )
+  if manager.latest_checkpoint:
+    learner.restore(manager.latest_checkpoint)
+  metrics = Metrics(run_dir, learner.step)
+  with _Monitor(config, schedule, keys, learner) as monitor, _interruptible() as interrupted:
+    _train_loop(learner, schedule, manager, metrics, monitor, interrupted)
+  metrics.close()
+  _export(learner, run_dir)
+  return learner.step
+
+
+def _train_loop(learner, schedule, manager, metrics, monitor, interrupted) -> None:
+  progress = tqdm.tqdm(
+    total=schedule.steps, initial=learner.step, desc="train", unit="steps", smoothing=0.05
+  )
+  timed_from, seconds = learner.step, 0.0
+  with progress:
+    while learner.step < schedule.steps and not interrupted():
+      step = learner.step
+      boundary = min(schedule.steps, step - step % schedule.log_every + schedule.log_every)
+      count = min(_STEPS_PER_CALL, boundary - step)
+      started = time.monotonic()
+      learner.run(count)
+      seconds += time.monotonic() - started
+      step += count
+      progress.update(count)
+      if step < boundary:
+        continue
+      row = {"step": step, **learner.pop_metrics()}
+      row["steps_per_second"] = round((step - timed_from) / seconds, 2)
+      if schedule.evaluates_at(step):
+        row.update(monitor.evaluate())
+        progress.set_postfix(success=row["success_rate"])
+      metrics.write(row)
+      if step % schedule.checkpoint_every == 0:
+        manager.save(step)
+      timed_from, seconds = step, 0.0
+  if manager.latest_checkpoint != f"{manager.directory}/ckpt-{learner.step}":
+    manager.save(learner.step)
+
+
+class Metrics:
+  """metrics.jsonl, one line for each logged step and none twice, and the same for TensorBoard."""
+
+  def __init__(self, run_dir: pathlib.Path, step: int):
+    """Keeps the lines up to `step`, which the checkpoint has, and drops those after it."""
+    self._path = run_dir / "metrics.jsonl"
+    kept = [row for row in read_metrics(run_dir) if row["step"] <= step]
+    aside = self._path.with_suffix(".aside")
+    aside.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    aside.replace(self._path)
+    self._file = self._path.open("a")
+    # TensorBoard would show steps that are taken again twice: its files are written anew.
+    shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
+    self._writer = tf.summary.create_file_writer(str(run_dir / "tensorboard"))
+    for row in kept:
+      self._summarize(row)
+
+  def write(self, row: Mapping[str, float]) -> None:
+    """Appends a row; it is on the disk when this returns."""
+    self._file.write(json.dumps(row) + "\n")
+    self._file.flush()
+    os.fsync(self._file.fileno())
+    self._summarize(row)
+
+  def close(self) -> None:
+    self._file.close()
+    self._writer.close()
+
+  def _summarize(self, row: Mapping[str, float]) -> None:
+    with self._writer.as_default(step=row["step"]):
+      for name, value in row.items():
+        if name != "step":
+          tf.summary.scalar(name, value)
+    self._writer.flush()
+
+
+def read_metrics(run_dir: str | os.PathLike) -> list[dict[str, float]]:
+  """Returns the rows of metrics.jsonl; a last line that a killed run left unfinished is skipped."""
+  path = pathlib.Path(run_dir) / "metrics.jsonl"
+  lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+  return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class _Monitor(contextlib.AbstractContextManager):
+  """Rolls out the policy as it is, always on the same episodes, in processes that stay."""
+
+  def __init__(self, config, schedule: Schedule, keys: tuple[str, ...], learner: Learner):
+    self._environment = None
+    self._seeds = registry.MONITORING_SEEDS[: schedule.evaluation_episodes]
+    stochastic = experiments.method(config.method).stochastic_evaluation
+    policy = learner.policies()[evaluate.STOCHASTIC if stochastic else evaluate.GREEDY]
+    self._caller = evaluate.PolicyCaller(policy)
+    if schedule.evaluate_every and learner.step < schedule.steps:
+      num_copies = min(schedule.num_workers, schedule.evaluation_episodes)
+      self._environment = environments.ParallelEnvironment(config.environment, keys, num_copies)
+
+  def evaluate(self) -> dict[str, float]:
+    trials = evaluate.rollout(self._environment, self._caller, self._seeds)
+    summary = evaluate.summarize(trials)
+    return {key: summary[key] for key in ("success_rate", "success_at_end_rate")}
+
+  def __exit__(self, *unused_exception):
+    if self._environment is not None:
+      self._environment.close()
+
+
+def _refuse_other_run(run_dir: pathlib.Path, record: Mapping[str, Any]) -> None:
+  """Raises RunError, with the differences, if the run's config.json is not `record`."""
+  if not (run_dir / "config.json").exists():
+    return
+  there = evaluate.read_config(run_dir)
+  there.pop("steps")  # more of them continue the same run
+  differences = _differences(there, json.loads(json.dumps(record)))
+  if differences:
+    raise evaluate.RunError(
+      f"{run_dir} holds a run with another configuration; choose another run_dir. "
+      f"Differences (there → asked for): {'; '.join(differences)}"
+    )
+
+
+def _differences(there: Mapping, asked: Mapping, prefix: str = "") -> list[str]:
+  lines = []
+  for key in sorted({*there, *asked}):
+    left, right = there.get(key), asked.get(key)
+    if isinstance(left, dict) and isinstance(right, dict):
+      lines += _differences(left, right, f"{prefix}{key}.")
+    elif left != right:
+      lines.append(f"{prefix}{key}: {left!r} → {right!r}")
+  return lines
+
+
+def _exported_steps(run_dir: pathlib.Path) -> int:
+  try:
+    return int(evaluate.latest_export(run_dir).name)
+  except evaluate.RunError:
+    return 0
+
+
+def _export(learner: Learner, run_dir: pathlib.Path) -> None:
+  """Writes policies/STEP with a SavedModel of each policy, then removes older ones."""
+  folder = run_dir / "policies" / f"{learner.step:09d}"
+  if folder.exists():
+    return
+  aside = run_dir / "policies" / f"aside.{os.getpid()}"
+  for name, policy in learner.policies().items():
+    saver = policy_saver.PolicySaver(policy, train_step=learner.agent.train_step_counter)
+    saver.save(str(aside / name))
+  aside.replace(folder)
+  for other in folder.parent.iterdir():
+    if other != folder:
+      shutil.rmtree(other)
+
+
+@contextlib.contextmanager
+def _interruptible():
+  """Yields a function that tells whether Ctrl-C or SIGTERM came; a second one is not held back."""
+  came = []
+
+  def note(number, frame):
+    del frame
+    came.append(number)
+    restore()
+
+  previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+
+  def restore():
+    for number, handler in previous.items():
+      signal.signal(number, handler)
+
+  try:
+    yield lambda: bool(came)
+  finally:
+    restore()

@@ -1,0 +1,161 @@
+"""Trains an agent on named datasets. Started again with the same flags, it goes on where it was.
+
+  python -m cog_agents.train_main --prior=cog_pickplace_prior --task=cog_pickplace_task \\
+    --environment=place_in_tray --method=cog --observation=state --run_dir=runs/cog
+"""
+
+import argparse
+import os
+import sys
+
+from cog_agents import config as config_lib
+from cog_agents import experiments, mains
+from collection import registry
+
+_INTERRUPTED = 130  # exit status of a process that Ctrl-C ended
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m cog_agents.train_main",
+    description="Trains an agent offline on datasets that TFDS finds by name, evaluating it in "
+    "simulation as it goes. The run directory receives config.json, metrics.jsonl and tensorboard/ "
+    "(losses, values, success rates), checkpoints/, and policies/ (SavedModels). Ctrl-C saves a "
+    "checkpoint; the same command resumes.",
+  )
+  data = parser.add_argument_group("data")
+  data.add_argument(
+    "--prior", metavar="NAME[/CONFIG][:VERSION],...", default="",
+    help="prior experience: one dataset, or several separated by commas; "
+    "a method without prior data (no_prior) ignores it",
+  )  # fmt: skip
+  data.add_argument(
+    "--task", metavar="NAME[/CONFIG][:VERSION]", required=True, help="dataset of the task"
+  )
+  data.add_argument("--data_dir", help="TFDS data directory (default: TFDS's own)")
+  data.add_argument(
+    "--prior_share", type=mains.share,
+    help="share of prior transitions in a batch, 0 to 1 (default: that of prior transitions in "
+    "the union of the datasets)",
+  )  # fmt: skip
+
+  experiment = parser.add_argument_group("experiment")
+  experiment.add_argument(
+    "--environment", metavar="NAME", required=True, choices=tuple(registry.ENVIRONMENTS),
+    help="where to evaluate; one of: %(choices)s",
+  )  # fmt: skip
+  experiment.add_argument(
+    "--method", metavar="NAME", default="cog", choices=tuple(experiments.METHODS),
+    help="one of: %(choices)s (default: %(default)s)",
+  )  # fmt: skip
+  experiment.add_argument(
+    "--observation", metavar="NAME", default=config_lib.STATE, choices=config_lib.OBSERVATIONS,
+    help="what the agent sees: image, as in the paper, or state, the simulator's own, which takes "
+    "minutes instead of hours (default: %(default)s)",
+  )  # fmt: skip
+  experiment.add_argument(
+    "--preset", metavar="NAME", default="FAST", choices=tuple(config_lib.PRESETS),
+    help="hyperparameters: FAST learns soonest on two cores; PAPER and RELEASED_CODE are the "
+    "authors', made for a million steps (default: %(default)s)",
+  )  # fmt: skip
+  experiment.add_argument(
+    "--override", metavar="FIELD=VALUE", action="append", default=[],
+    help="replaces a field of the preset, the value as JSON; may be repeated: --override=n_step=1",
+  )  # fmt: skip
+  experiment.add_argument(
+    "--seed", type=int, default=0, help="of weights, batches and samples (default: %(default)s)"
+  )
+  experiment.add_argument(
+    "--steps", type=mains.positive, default=20_000,
+    help="gradient steps in all; more than before continue a run (default: %(default)s)",
+  )  # fmt: skip
+
+  run = parser.add_argument_group("run")
+  run.add_argument("--run_dir", required=True, help="folder of the run")
+  run.add_argument(
+    "--log_every", metavar="STEPS", type=mains.positive, default=500,
+    help="gradient steps between two lines of metrics.jsonl (default: %(default)s)",
+  )  # fmt: skip
+  run.add_argument(
+    "--evaluate_every", metavar="STEPS", type=mains.not_negative, default=2_000,
+    help="a multiple of --log_every, or 0 for never (default: %(default)s)",
+  )  # fmt: skip
+  run.add_argument(
+    "--evaluation_episodes", metavar="K", type=mains.positive, default=20,
+    help="episodes of an evaluation as it goes (default: %(default)s)",
+  )  # fmt: skip
+  run.add_argument(
+    "--checkpoint_every", metavar="STEPS", type=mains.positive, default=2_000,
+    help="a multiple of --log_every (default: %(default)s)",
+  )  # fmt: skip
+  run.add_argument(
+    "--workers", metavar="K", type=mains.positive, default=os.cpu_count(),
+    help="processes that simulate (default: one a core)",
+  )  # fmt: skip
+  run.add_argument(
+    "--threads", metavar="K", type=mains.not_negative, default=0,
+    help="threads of one TensorFlow operation; 1 for two runs side by side on two cores "
+    "(default: one a core)",
+  )  # fmt: skip
+  return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+  parser = _parser()
+  args = parser.parse_args(argv)
+  try:
+    agent = config_lib.load_preset(args.preset, args.observation)
+    agent = mains.overridden(agent, args.override)
+  except ValueError as error:
+    parser.error(str(error))
+  prior = tuple(name for name in args.prior.split(",") if name)
+  if experiments.METHODS[args.method].uses_prior and not prior:
+    parser.error(f"--method={args.method} needs --prior")
+  for flag in ("evaluate_every", "checkpoint_every"):
+    if getattr(args, flag) % args.log_every:
+      parser.error(f"--{flag}={getattr(args, flag)} is no multiple of --log_every={args.log_every}")
+
+  mains.quiet_imports()
+  import tensorflow as tf
+
+  from cog_agents import evaluate, experience, train
+
+  tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+  config = train.ExperimentConfig(
+    prior=prior,
+    task=args.task,
+    prior_share=args.prior_share,
+    environment=args.environment,
+    method=args.method,
+    observation=args.observation,
+    preset=args.preset,
+    seed=args.seed,
+    agent=agent,
+  )
+  schedule = train.Schedule(
+    steps=args.steps,
+    log_every=args.log_every,
+    evaluate_every=args.evaluate_every,
+    checkpoint_every=args.checkpoint_every,
+    evaluation_episodes=args.evaluation_episodes,
+    num_workers=args.workers,
+  )
+  try:
+    step = train.train(config, schedule, args.run_dir, args.data_dir)
+  except (experience.DatasetError, evaluate.RunError) as error:
+    parser.error(str(error))
+  except KeyboardInterrupt:
+    print(f"Stopped; the same command goes on from the last checkpoint in {args.run_dir}.")
+    return _INTERRUPTED
+  if step < args.steps:
+    print(f"Stopped after {step} of {args.steps} gradient steps; the same command goes on there.")
+    return _INTERRUPTED
+  print(
+    f"Trained {step} gradient steps; the policies are in {evaluate.latest_export(args.run_dir)}."
+  )
+  print(f"Evaluate them: python -m cog_agents.evaluate_main --run_dir={args.run_dir}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

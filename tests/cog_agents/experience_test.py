@@ -1,0 +1,214 @@
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from cog_agents import experience
+from collection import specs
+from tests import fakes
+
+VECTOR_KEYS = (specs.STATE, specs.SIMULATOR_STATE)
+GAMMA = 0.9
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+  """A data directory with a prior and a task dataset, and the episodes written to each."""
+  data_dir = tmp_path_factory.mktemp("data")
+  prior = fakes.write_dataset(data_dir, "prior", num_episodes=6, num_steps=5, has_images=True)
+  task = fakes.write_dataset(
+    data_dir, "task", num_episodes=3, num_steps=7, rewarded=True, has_images=True
+  )
+  return str(data_dir), (prior, task)
+
+
+def load(data_dir, names=("prior", "task"), **kwargs):
+  kwargs.setdefault("observation_keys", VECTOR_KEYS)
+  return experience.load(names, data_dir=data_dir, discount=GAMMA, **kwargs)
+
+
+def batches(data, count, batch_size=16, **kwargs):
+  kwargs.setdefault("seed", 7)
+  stream = data.dataset(batch_size, **kwargs)
+  return list(itertools.islice(stream.as_numpy_iterator(), count))
+
+
+def written(directory, fake, **changes):
+  """Writes one changed episode as a dataset of its own and returns the data directory."""
+  splits = {"train": [dataclasses.replace(fake, **changes)]}
+  fakes.write_dataset(directory, "changed", splits=splits)
+  return str(directory)
+
+
+@pytest.mark.parametrize("n_step", [1, 3, 100])
+def test_every_transition_is_that_of_the_recorded_episode(recorded, n_step):
+  data_dir, episodes = recorded
+  data = load(data_dir, observation_keys=specs.OBSERVATION_KEYS, n_step=n_step)
+  seen = set()
+  for transition in batches(data, 40):
+    before, after = transition.time_step.observation, transition.next_time_step.observation
+    for row, source in enumerate(transition.action_step.info):
+      index, t = before[specs.SIMULATOR_STATE][row, :2].astype(int)
+      seen.add((source, index, t))
+      fake = episodes[source][index]
+      end = min(t + n_step, len(fake.actions))
+      for key in specs.OBSERVATION_KEYS:
+        np.testing.assert_array_equal(before[key][row], fake.observations[key][t])
+        np.testing.assert_array_equal(after[key][row], fake.observations[key][end])
+      np.testing.assert_array_equal(transition.action_step.action[row], fake.actions[t])
+      expected = sum(GAMMA**k * fake.rewards[t + k] for k in range(end - t))
+      assert transition.next_time_step.reward[row] == pytest.approx(expected)
+      assert transition.next_time_step.discount[row] == pytest.approx(GAMMA ** (end - t - 1))
+  assert len(seen) == 6 * 5 + 3 * 7  # and every one is drawn
+
+
+def test_n_step_returns_by_hand():
+  rewards, ones = np.array([1.0, 0.0, 2.0, 4.0]), np.ones(4)
+  returns, discounts, lengths = experience.n_step_returns(rewards, ones, n_step=3, discount=0.5)
+  np.testing.assert_allclose(returns, [1 + 0 + 0.5, 0 + 1 + 1, 2 + 2, 4])
+  np.testing.assert_allclose(discounts, [0.25, 0.25, 0.5, 1.0])
+  np.testing.assert_array_equal(lengths, [3, 3, 2, 1])
+
+
+def test_nothing_is_bootstrapped_from_a_terminal_state():
+  rewards, discounts = np.array([0.0, 0.0, 1.0]), np.array([1.0, 1.0, 0.0])
+  returns, factors, _ = experience.n_step_returns(rewards, discounts, n_step=2, discount=0.5)
+  np.testing.assert_allclose(returns, [0.0, 0.5, 1.0])
+  np.testing.assert_allclose(factors, [0.5, 0.0, 0.0])
+
+
+def test_a_batch_depends_on_seed_and_step_only(recorded):
+  data = load(recorded[0])
+  stream = batches(data, 6)
+  resumed = batches(load(recorded[0]), 2, start_step=4)
+  for expected, actual in zip(stream[4:], resumed, strict=True):
+    for left, right in zip(_flat(expected), _flat(actual), strict=True):
+      np.testing.assert_array_equal(left, right)
+  other = batches(data, 1, seed=8)[0]
+  assert np.any(other.action_step.action != stream[0].action_step.action)
+  assert np.any(stream[0].action_step.action != stream[1].action_step.action)
+
+
+def test_transitions_are_drawn_uniformly_from_the_union(recorded):
+  data = load(recorded[0])
+  count, draws = data.num_transitions, 200 * 1024
+  expected = draws / count
+  observed = _histogram(data, batches(data, 200, batch_size=1024))
+  chi_square = float(np.sum((observed - expected) ** 2 / expected))
+  assert abs(chi_square - (count - 1)) < 5 * np.sqrt(2 * (count - 1))  # mean and std of chi-square
+
+
+def test_weights_set_the_share_of_each_dataset_and_stay_uniform_within(recorded):
+  data = load(recorded[0])
+  stream = batches(data, 100, batch_size=1024, weights=[1, 3])
+  observed = _histogram(data, stream) / (100 * 1024)
+  expected = np.where(data.sources == 0, 0.25 / 30, 0.75 / 21)
+  np.testing.assert_allclose(observed, expected, rtol=0.15)
+
+
+@pytest.mark.parametrize("weights", [[1], [0, 0], [-1, 2], [1, float("nan")]])
+def test_unusable_weights_are_refused_and_shown(recorded, weights):
+  with pytest.raises(ValueError, match=r"one weight ≥ 0 for each of .*prior"):
+    load(recorded[0]).dataset(4, seed=0, weights=weights)
+
+
+def test_mixture_is_the_share_of_transitions(recorded):
+  assert load(recorded[0]).mixture == {"prior/1.0.0": 30 / 51, "task/1.0.0": 21 / 51}
+
+
+def test_statistics_are_those_of_all_frames(recorded):
+  data_dir, episodes = recorded
+  frames = np.concatenate([fake.observations[specs.STATE] for fake in sum(episodes, [])])
+  mean, std = load(data_dir, observation_keys=specs.OBSERVATION_KEYS).statistics[specs.STATE]
+  np.testing.assert_allclose(mean, frames.mean(axis=0), atol=1e-6)
+  np.testing.assert_allclose(std, frames.std(axis=0), atol=1e-6)
+
+
+def test_only_the_observations_asked_for_are_kept(recorded):
+  data = load(recorded[0], observation_keys=(specs.STATE,))
+  assert list(data.observation_spec) == [specs.STATE]
+  assert list(data.statistics) == [specs.STATE]
+
+
+def test_validation_is_a_split_of_its_own(recorded):
+  assert load(recorded[0], split="validation").num_transitions == 5 + 7
+
+
+@pytest.mark.parametrize("name", ["prio", "prior/config", "prior:9.9.9"])
+def test_an_unknown_dataset_lists_those_that_are_there(recorded, name):
+  with pytest.raises(experience.DatasetError, match=r"prior:1\.0\.0, task:1\.0\.0") as error:
+    load(recorded[0], names=[name])
+  assert repr(name) in str(error.value)
+
+
+def test_an_unknown_split_lists_the_known_ones(recorded):
+  with pytest.raises(experience.DatasetError, match=r"'test'.*\['train', 'validation'\]"):
+    load(recorded[0], split="test")
+
+
+def test_an_unknown_observation_lists_the_known_ones(recorded):
+  with pytest.raises(experience.DatasetError, match=r"\['depth'\].*'image', 'simulator_state'"):
+    load(recorded[0], observation_keys=("depth",))
+
+
+def test_an_empty_split_is_refused(recorded):
+  with pytest.raises(experience.DatasetError, match=r"'train\[:0\]' of prior/1\.0\.0 is empty"):
+    load(recorded[0], split="train[:0]")
+
+
+def test_missing_episodes_are_noticed(tmp_path):
+  fakes.write_dataset(tmp_path, "short", num_episodes=4)
+  info = tmp_path / "short" / "1.0.0" / "dataset_info.json"
+  content = json.loads(info.read_text())
+  content["splits"][0]["shardLengths"] = ["5"]
+  info.write_text(json.dumps(content))
+  with pytest.raises(experience.DatasetError, match="short/1.0.0.*train"):
+    load(str(tmp_path), names=["short"])
+
+
+def test_a_missing_file_is_noticed(tmp_path):
+  fakes.write_dataset(tmp_path, "torn", num_episodes=2)
+  next((tmp_path / "torn" / "1.0.0").glob("*train*")).unlink()
+  with pytest.raises(experience.DatasetError, match="torn/1.0.0.*train"):
+    load(str(tmp_path), names=["torn"])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("field", ["actions", "rewards", "observations"])
+def test_values_that_are_not_finite_are_refused(tmp_path, field, value):
+  fake = fakes.episode("changed", 0, 3)
+  array = fake.observations[specs.STATE] if field == "observations" else getattr(fake, field)
+  array[1] = value
+  data_dir = written(tmp_path, fake)
+  with pytest.raises(experience.DatasetError, match=r"episode 0 of changed/1\.0\.0.* at step 1"):
+    load(data_dir, names=["changed"])
+
+
+def test_actions_out_of_range_are_refused(tmp_path):
+  fake = fakes.episode("changed", 0, 3)
+  data_dir = written(tmp_path, fake, actions=fake.actions * 0 + 1.5)
+  with pytest.raises(experience.DatasetError, match=r"magnitude 1\.5; actions lie in \[-1, 1\]"):
+    load(data_dir, names=["changed"])
+
+
+def _histogram(data, stream):
+  """How often each transition, told by dataset, episode and step, was drawn."""
+  frames = data.observations[specs.SIMULATOR_STATE][data.first]
+  keys = [(source, *frame[:2]) for source, frame in zip(data.sources, frames, strict=True)]
+  rows = {key: row for row, key in enumerate(keys)}
+  counts = np.zeros(len(keys))
+  for transition in stream:
+    before = transition.time_step.observation[specs.SIMULATOR_STATE]
+    for source, frame in zip(transition.action_step.info, before, strict=True):
+      counts[rows[source, frame[0], frame[1]]] += 1
+  return counts
+
+
+def _flat(transition):
+  time_step, action_step, next_time_step = transition
+  fields = [*time_step[:3], *action_step[::2], *next_time_step[:3]]
+  for step in (time_step, next_time_step):
+    fields += [step.observation[key] for key in sorted(step.observation)]
+  return fields

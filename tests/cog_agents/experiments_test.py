@@ -1,0 +1,51 @@
+import pytest
+
+from cog_agents import experiments
+
+
+def test_only_no_prior_does_without_prior_data():
+  without = [name for name, method in experiments.METHODS.items() if not method.uses_prior]
+  assert without == ["no_prior"]
+
+
+def test_cql_is_evaluated_greedily_and_bc_stochastically():
+  for method in experiments.METHODS.values():
+    assert method.stochastic_evaluation == (method.agent == experiments.BC)
+
+
+def test_table_1_has_a_cell_for_each_row_and_column():
+  cells = {(row, column) for row in experiments.ROWS for column in experiments.PAPER_METHODS}
+  assert set(experiments.PAPER_TABLE) == cells
+  assert len(cells) == 36
+  assert set(experiments.METHODS) <= set(experiments.PAPER_METHODS)
+
+
+@pytest.mark.parametrize(
+  "environment, method, figure",
+  [
+    ("place_in_tray_held", "cog", 1.00),
+    ("place_in_tray", "cog", 0.96),
+    ("place_in_tray", "no_prior", 0.00),
+    ("place_in_tray", "bc", 0.02),
+    ("place_in_tray", "sac", None),
+    ("drawer_open", "bc_init", 0.99),
+    ("drawer_closed", "bc_oracle", 0.27),
+    ("drawer_blocked_1", "cog", 0.78),
+    ("drawer_blocked_2", "cog", 0.76),
+  ],
+)
+def test_figures_are_those_of_the_paper(environment, method, figure):
+  assert experiments.paper_success_rate(environment, method) == figure
+
+
+@pytest.mark.parametrize(
+  "call, known",
+  [
+    (lambda: experiments.method("cgo"), "cog, no_prior, bc"),
+    (lambda: experiments.paper_success_rate("kitchen", "cog"), "place_in_tray_held, place_in_tray"),
+    (lambda: experiments.paper_success_rate("place_in_tray", "td3"), "no_prior, bc_init"),
+  ],
+)
+def test_an_unknown_name_lists_the_known_ones(call, known):
+  with pytest.raises(ValueError, match=known):
+    call()

@@ -1,0 +1,202 @@
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cog_agents import config as config_lib
+from cog_agents import evaluate, experience, experiments, train
+from tests import fakes
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = {"batch_size": 16, "q_hidden_sizes": (16, 16), "policy_hidden_sizes": (16,)}
+STEPS = 400
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  data_dir = tmp_path_factory.mktemp("data")
+  fakes.write_dataset(data_dir, "prior", num_episodes=6, num_steps=5, has_images=True)
+  fakes.write_dataset(
+    data_dir, "task", num_episodes=4, num_steps=5, rewarded=True, has_images=True
+  )
+  return str(data_dir)
+
+
+def experiment(method="cog", observation=config_lib.STATE, **changes):
+  agent = dataclasses.replace(config_lib.load_preset("FAST", observation), **SMALL)
+  fields = {
+    "task": "task",
+    "environment": "place_in_tray",
+    "method": method,
+    "observation": observation,
+    "seed": 0,
+    "agent": agent,
+    "prior": ("prior",),
+  }
+  return train.ExperimentConfig(**{**fields, **changes})
+
+
+def schedule(steps, **changes):
+  fields = {"log_every": 2, "evaluate_every": 0, "checkpoint_every": 2}
+  return train.Schedule(steps, **{**fields, **changes})
+
+
+def weights(run_dir):
+  reader = tf.train.load_checkpoint(str(run_dir / "checkpoints"))
+  names = [name for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
+  return {name: reader.get_tensor(name) for name in names if "save_counter" not in name}
+
+
+def assert_same_run(left, right):
+  expected, actual = weights(left), weights(right)
+  assert expected.keys() == actual.keys()
+  for name, value in expected.items():
+    np.testing.assert_array_equal(value, actual[name], err_msg=name)
+  assert logged(left) == logged(right)
+
+
+def logged(run_dir):
+  rows = train.read_metrics(run_dir)
+  return [{key: row[key] for key in row if key != "steps_per_second"} for row in rows]
+
+
+def start(data_dir, run_dir):
+  """Starts train_main in a process of its own."""
+  command = [
+    sys.executable, "-m", "cog_agents.train_main", "--prior=prior", "--task=task",
+    f"--data_dir={data_dir}", "--environment=place_in_tray", f"--run_dir={run_dir}",
+    f"--steps={STEPS}", "--log_every=5", "--checkpoint_every=50", "--evaluate_every=0",
+    *(f"--override={name}={json.dumps(value)}" for name, value in SMALL.items()),
+  ]  # fmt: skip
+  return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for_step(process, run_dir, step):
+  while process.poll() is None:
+    rows = train.read_metrics(run_dir)
+    if rows and rows[-1]["step"] > step:
+      return
+    time.sleep(0.01)
+  raise AssertionError(f"the process ended with {process.returncode} before step {step}")
+
+
+def test_a_run_that_was_interrupted_and_killed_ends_like_one_that_was_not(tmp_path, data_dir):
+  broken, whole = tmp_path / "broken", tmp_path / "whole"
+  process = start(data_dir, broken)
+  wait_for_step(process, broken, 60)
+  process.send_signal(signal.SIGINT)
+  output, _ = process.communicate(timeout=60)
+  assert process.returncode == 130
+  stopped = int(re.search(r"Stopped after (\d+) of 400 gradient steps", output)[1])
+  assert f"ckpt-{stopped}.index" in os.listdir(broken / "checkpoints")
+
+  process = start(data_dir, broken)
+  wait_for_step(process, broken, stopped + 60)
+  process.kill()
+  process.communicate()
+  assert len(train.read_metrics(broken)) < STEPS / 5
+
+  process = start(data_dir, broken)
+  assert process.wait(timeout=60) == 0
+  train.train(
+    experiment(preset="FAST"),
+    train.Schedule(STEPS, log_every=5, checkpoint_every=50, evaluate_every=0),
+    whole,
+    data_dir,
+  )
+  assert [row["step"] for row in train.read_metrics(broken)] == list(range(5, STEPS + 1, 5))
+  assert_same_run(whole, broken)
+
+
+@pytest.mark.parametrize("observation", config_lib.OBSERVATIONS)
+@pytest.mark.parametrize("method", experiments.METHODS)
+def test_every_method_trains_and_exports_its_policies(tmp_path, data_dir, method, observation):
+  assert train.train(experiment(method, observation), schedule(2), tmp_path, data_dir) == 2
+  assert (tmp_path / "config.json").exists()
+  assert list((tmp_path / "tensorboard").glob("events*"))
+  export = evaluate.latest_export(tmp_path)
+  assert export.name == "000000002"
+  for name in (evaluate.GREEDY, evaluate.STOCHASTIC):
+    assert int(tf.saved_model.load(str(export / name)).get_train_step()) == 2
+  (row,) = train.read_metrics(tmp_path)
+  assert row["step"] == 2
+  assert {"loss", "actor_loss", "entropy", "steps_per_second"} <= row.keys()
+  assert all(np.isfinite(value) for value in row.values())
+
+
+def test_more_steps_continue_a_finished_run(tmp_path, data_dir):
+  extended, whole = tmp_path / "extended", tmp_path / "whole"
+  train.train(experiment(), schedule(4), extended, data_dir)
+  train.train(experiment(), schedule(8), extended, data_dir)
+  train.train(experiment(), schedule(8), whole, data_dir)
+  assert_same_run(whole, extended)
+  assert [folder.name for folder in (extended / "policies").iterdir()] == ["000000008"]
+
+
+def test_a_finished_run_is_left_alone(tmp_path, data_dir):
+  train.train(experiment(), schedule(2), tmp_path, data_dir)
+  before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+  assert train.train(experiment(), schedule(2), tmp_path, data_dir) == 2
+  assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_another_configuration_in_the_same_folder_is_refused_with_the_differences(
+  tmp_path, data_dir
+):
+  train.train(experiment(), schedule(2), tmp_path, data_dir)
+  other = experiment(seed=1, agent=dataclasses.replace(experiment().agent, n_step=7))
+  with pytest.raises(evaluate.RunError) as error:
+    train.train(other, schedule(2), tmp_path, data_dir)
+  assert "agent.n_step: 3 → 7; seed: 0 → 1" in str(error.value)
+
+
+def test_the_realised_mixture_is_logged(tmp_path, data_dir):
+  train.train(experiment(prior_share=0.9), schedule(200, log_every=200, checkpoint_every=200), tmp_path, data_dir)
+  (row,) = train.read_metrics(tmp_path)
+  assert row["mixture/prior/1.0.0"] == pytest.approx(0.9, abs=0.03)
+  assert row["mixture/prior/1.0.0"] + row["mixture/task/1.0.0"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+  ("method", "names"), [("cog", ("prior", "task")), ("no_prior", ("task",)), ("bc", ("prior", "task"))]
+)
+def test_a_method_reads_the_datasets_that_it_uses(method, names):
+  assert experiment(method).dataset_names() == names
+
+
+def test_a_method_with_prior_data_wants_a_prior_dataset():
+  with pytest.raises(ValueError, match="'cog' needs at least one prior dataset"):
+    experiment("cog", prior=()).dataset_names()
+
+
+def test_an_unknown_dataset_leaves_no_run_behind(tmp_path, data_dir):
+  with pytest.raises(experience.DatasetError, match=r"prior:1\.0\.0"):
+    train.train(experiment(task="tusk"), schedule(2), tmp_path / "run", data_dir)
+  assert not (tmp_path / "run").exists()
+
+
+def test_metrics_keep_what_the_checkpoint_knows_and_drop_the_rest(tmp_path):
+  lines = [json.dumps({"step": step, "loss": 0.5}) for step in (2, 4, 6)]
+  (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 8, "lo')
+  metrics = train.Metrics(tmp_path, step=4)
+  metrics.write({"step": 6, "loss": 0.25})
+  metrics.close()
+  assert train.read_metrics(tmp_path) == [
+    {"step": 2, "loss": 0.5},
+    {"step": 4, "loss": 0.5},
+    {"step": 6, "loss": 0.25},
+  ]
+
+
+def test_intervals_that_do_not_fit_are_refused():
+  with pytest.raises(ValueError, match="evaluate_every must be a multiple of log_every=100"):
+    train.Schedule(1_000, log_every=100, evaluate_every=250)
