@@ -6,7 +6,7 @@ JOBS ?= 2
 
 # Of `make demo`. Three seeds: make demo SEED=1 DEMO_DIR=runs/demo_1, ...
 SEED ?= 0
-STEPS ?= 20000
+STEPS ?= 15000
 EPISODES ?= 100
 DEMO_DIR ?= runs/demo
 DEMO_DATA_DIR ?= runs/demo/data

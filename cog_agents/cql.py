@@ -86,8 +86,8 @@ def policy_loss(
 ) -> tf.Tensor:
   """Policy improvement of SAC: E[alpha * log pi(a|s) - Q(s, a)], a ~ pi(.|s).
 
-  With a `bc_weight` w > 0 the policy is also held near the data, with values brought to a mean
-  size of one as in TD3+BC: E[alpha * log pi(a|s) - Q(s, a) / E|Q| - w * log pi(a_data|s)].
+  With a `bc_weight` w > 0 the policy is also held near the data:
+  E[alpha * log pi(a|s) - Q(s, a) - w * log pi(a_data|s)].
 
   Args:
     alpha: entropy temperature, scalar.
@@ -96,10 +96,7 @@ def policy_loss(
     data_log_probs: (B,) log pi(a_data|s).
     bc_weight: w.
   """
-  if bc_weight:
-    values /= tf.stop_gradient(tf.reduce_mean(tf.abs(values)) + 1e-6)
-    values += bc_weight * data_log_probs
-  return tf.reduce_mean(alpha * log_probs - values)
+  return tf.reduce_mean(alpha * log_probs - values - bc_weight * data_log_probs)
 
 
 def temperature_loss(

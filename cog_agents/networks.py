@@ -92,12 +92,14 @@ class Encoder(tf.keras.layers.Layer):
   ):
     super().__init__(name=name)
     self._crop_padding = config.crop_padding
+    self._max_pooling = config.conv_stride == 1
     self._convolutions = []
     if specs.IMAGE in observation_spec:
       self._convolutions = [
         tf.keras.layers.Conv2D(
           filters,
           kernel_size=3,
+          strides=config.conv_stride,
           padding="same",
           activation="relu",
           kernel_initializer=tf.keras.initializers.GlorotUniform(seed=int(rng.integers(2**31))),
@@ -129,7 +131,7 @@ class Encoder(tf.keras.layers.Layer):
       image = random_crop(image, self._crop_padding, seed)
     x = tf.cast(image, tf.float32) / 255.0
     for i, convolution in enumerate(self._convolutions):
-      if i > 0:
+      if i > 0 and self._max_pooling:
         x = tf.nn.max_pool2d(x, ksize=2, strides=2, padding="SAME")
       x = convolution(x)
     return tf.reshape(x, (-1, np.prod(x.shape[1:])))

@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     help="processes that simulate (default: one a core)",
   )  # fmt: skip
   run.add_argument(
-    "--threads", metavar="K", type=mains.not_negative, default=0,
+    "--threads", metavar="K", type=mains.positive,
     help="threads of one TensorFlow operation; 1 for two runs side by side on two cores "
     "(default: one a core)",
   )  # fmt: skip
@@ -120,7 +120,8 @@ def main(argv: list[str] | None = None) -> int:
 
   from cog_agents import evaluate, experience, train
 
-  tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+  if args.threads:
+    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
   config = train.ExperimentConfig(
     prior=prior,
     task=args.task,

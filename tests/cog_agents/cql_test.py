@@ -150,7 +150,7 @@ def test_policy_loss_is_that_of_sac():
   assert float(loss) == pytest.approx(((1 - 3) + (2 + 7)) / 2)
 
 
-def test_policy_loss_with_bc_weight_normalises_the_values():
+def test_policy_loss_with_a_bc_weight_adds_the_likelihood_of_the_data():
   loss = cql.policy_loss(
     tf.constant(0.5),
     tf.constant([2.0, 4.0]),
@@ -158,7 +158,7 @@ def test_policy_loss_with_bc_weight_normalises_the_values():
     tf.constant([1.0, 2.0]),
     0.1,
   )
-  assert float(loss) == pytest.approx(((1 - 3 / 5 - 0.1) + (2 + 7 / 5 - 0.2)) / 2, rel=1e-5)
+  assert float(loss) == pytest.approx(((1 - 3 - 0.1) + (2 + 7 - 0.2)) / 2, rel=1e-5)
 
 
 @pytest.mark.parametrize("log_prob, slope", [(3.0, 5.0), (13.0, -5.0)])

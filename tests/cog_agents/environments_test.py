@@ -50,7 +50,8 @@ def test_an_episode_ends_at_the_limit_with_discount_one_and_the_next_follows(par
   following = parallel.step(actions[0])
   types = [step.step_type.tolist() for step in [*steps, following]]
   middle = [[ts.StepType.MID] * 2] * (LIMIT - 1)
-  assert types == [[ts.StepType.FIRST] * 2, *middle, [ts.StepType.LAST] * 2, [ts.StepType.FIRST] * 2]
+  first, last = [ts.StepType.FIRST] * 2, [ts.StepType.LAST] * 2
+  assert types == [first, *middle, last, first]
   assert all(np.all(step.discount == 1.0) for step in steps)
 
 

@@ -102,6 +102,12 @@ def test_the_convolutions_have_the_papers_sizes(rng):
   assert shapes == [(3, 3, 3, 16), (3, 3, 16, 16), (3, 3, 16, 16)]
 
 
+def test_strided_convolutions_do_without_max_pooling(rng):
+  cfg = dataclasses.replace(SMALL, conv_stride=2)
+  features = networks.Encoder(IMAGE_SPEC, cfg, {}, rng)({"image": _images(rng)})
+  assert features.shape == (5, 3 * 3 * 4)  # 12 -> 6 -> 3 pixels a side, four filters
+
+
 def test_a_shared_encoder_ends_in_bounded_normalised_features(rng):
   cfg = dataclasses.replace(SMALL, shared_encoder_size=32)
   features = networks.Encoder(IMAGE_SPEC, cfg, {}, rng)({"image": _images(rng)}).numpy()
@@ -234,3 +240,12 @@ def test_each_encoder_of_its_own_gets_a_crop_of_its_own(rng):
   assert not np.allclose(one, two)
   one, two = networks.encode_each([first, second], observation, [seeds[0], seeds[0]])
   np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("stride, side", [(1, 3), (2, 2)])
+def test_convolutions_halve_the_image_by_pooling_between_them_or_by_their_stride(stride, side):
+  cfg = dataclasses.replace(config.PAPER, conv_filters=(4, 4, 4), conv_stride=stride)
+  spec = {"image": tf.TensorSpec((12, 12, 3), tf.uint8)}
+  encoder = networks.Encoder(spec, cfg, {}, np.random.default_rng(0))
+  # 12 → 6 → 3 by two poolings; 12 → 6 → 3 → 2 by three strides.
+  assert encoder({"image": tf.zeros((1, 12, 12, 3), tf.uint8)}).shape == (1, side * side * 4)

@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,9 +26,7 @@ STEPS = 400
 def data_dir(tmp_path_factory):
   data_dir = tmp_path_factory.mktemp("data")
   fakes.write_dataset(data_dir, "prior", num_episodes=6, num_steps=5, has_images=True)
-  fakes.write_dataset(
-    data_dir, "task", num_episodes=4, num_steps=5, rewarded=True, has_images=True
-  )
+  fakes.write_dataset(data_dir, "task", num_episodes=4, num_steps=5, rewarded=True, has_images=True)
   return str(data_dir)
 
 
@@ -45,9 +44,8 @@ def experiment(method="cog", observation=config_lib.STATE, **changes):
   return train.ExperimentConfig(**{**fields, **changes})
 
 
-def schedule(steps, **changes):
-  fields = {"log_every": 2, "evaluate_every": 0, "checkpoint_every": 2}
-  return train.Schedule(steps, **{**fields, **changes})
+def schedule(steps):
+  return train.Schedule(steps, log_every=200, evaluate_every=0, checkpoint_every=200)
 
 
 def weights(run_dir):
@@ -117,57 +115,65 @@ def test_a_run_that_was_interrupted_and_killed_ends_like_one_that_was_not(tmp_pa
   assert_same_run(whole, broken)
 
 
-@pytest.mark.parametrize("observation", config_lib.OBSERVATIONS)
-@pytest.mark.parametrize("method", experiments.METHODS)
-def test_every_method_trains_and_exports_its_policies(tmp_path, data_dir, method, observation):
-  assert train.train(experiment(method, observation), schedule(2), tmp_path, data_dir) == 2
-  assert (tmp_path / "config.json").exists()
-  assert list((tmp_path / "tensorboard").glob("events*"))
-  export = evaluate.latest_export(tmp_path)
-  assert export.name == "000000002"
-  for name in (evaluate.GREEDY, evaluate.STOCHASTIC):
-    assert int(tf.saved_model.load(str(export / name)).get_train_step()) == 2
-  (row,) = train.read_metrics(tmp_path)
-  assert row["step"] == 2
-  assert {"loss", "actor_loss", "entropy", "steps_per_second"} <= row.keys()
-  assert all(np.isfinite(value) for value in row.values())
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir):
+  """A run of 200 steps that logged once."""
+  run_dir = tmp_path_factory.mktemp("finished")
+  train.train(experiment(prior_share=0.9), schedule(200), run_dir, data_dir)
+  return run_dir
 
 
-def test_more_steps_continue_a_finished_run(tmp_path, data_dir):
-  extended, whole = tmp_path / "extended", tmp_path / "whole"
-  train.train(experiment(), schedule(4), extended, data_dir)
-  train.train(experiment(), schedule(8), extended, data_dir)
-  train.train(experiment(), schedule(8), whole, data_dir)
-  assert_same_run(whole, extended)
-  assert [folder.name for folder in (extended / "policies").iterdir()] == ["000000008"]
-
-
-def test_a_finished_run_is_left_alone(tmp_path, data_dir):
-  train.train(experiment(), schedule(2), tmp_path, data_dir)
-  before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-  assert train.train(experiment(), schedule(2), tmp_path, data_dir) == 2
-  assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-
-
-def test_another_configuration_in_the_same_folder_is_refused_with_the_differences(
-  tmp_path, data_dir
-):
-  train.train(experiment(), schedule(2), tmp_path, data_dir)
-  other = experiment(seed=1, agent=dataclasses.replace(experiment().agent, n_step=7))
-  with pytest.raises(evaluate.RunError) as error:
-    train.train(other, schedule(2), tmp_path, data_dir)
-  assert "agent.n_step: 3 → 7; seed: 0 → 1" in str(error.value)
-
-
-def test_the_realised_mixture_is_logged(tmp_path, data_dir):
-  train.train(experiment(prior_share=0.9), schedule(200, log_every=200, checkpoint_every=200), tmp_path, data_dir)
-  (row,) = train.read_metrics(tmp_path)
+def test_the_realised_mixture_is_logged(finished):
+  (row,) = train.read_metrics(finished)
   assert row["mixture/prior/1.0.0"] == pytest.approx(0.9, abs=0.03)
   assert row["mixture/prior/1.0.0"] + row["mixture/task/1.0.0"] == pytest.approx(1.0)
 
 
+def test_a_finished_run_is_left_alone(finished, data_dir):
+  before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+  assert train.train(experiment(prior_share=0.9), schedule(200), finished, data_dir) == 200
+  assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_another_configuration_in_the_same_folder_is_refused_with_the_differences(
+  finished, data_dir
+):
+  agent = dataclasses.replace(experiment().agent, n_step=7)
+  other = experiment(seed=1, agent=agent, prior_share=0.9)
+  with pytest.raises(evaluate.RunError) as error:
+    train.train(other, schedule(200), finished, data_dir)
+  assert re.search(r"Differences .*: agent\.n_step: \d → 7; seed: 0 → 1$", str(error.value))
+
+
+def test_more_steps_continue_a_finished_run(finished, data_dir, tmp_path):
+  run_dir = tmp_path / "copy"
+  shutil.copytree(finished, run_dir)
+  assert train.train(experiment(prior_share=0.9), schedule(400), run_dir, data_dir) == 400
+  assert [row["step"] for row in train.read_metrics(run_dir)] == [200, 400]
+  assert [folder.name for folder in (run_dir / "policies").iterdir()] == ["000000400"]
+
+
+# State runs are quick to trace; one image run stands for the others, which share its networks.
 @pytest.mark.parametrize(
-  ("method", "names"), [("cog", ("prior", "task")), ("no_prior", ("task",)), ("bc", ("prior", "task"))]
+  ("method", "observation"),
+  [*((method, config_lib.STATE) for method in experiments.METHODS), ("bc", config_lib.IMAGE)],
+)
+def test_every_method_trains_and_exports_its_policies(tmp_path, data_dir, method, observation):
+  assert train.train(experiment(method, observation), schedule(200), tmp_path, data_dir) == 200
+  assert (tmp_path / "config.json").exists()
+  assert list((tmp_path / "tensorboard").glob("events*"))
+  export = evaluate.latest_export(tmp_path)
+  assert export.name == "000000200"
+  for name in (evaluate.GREEDY, evaluate.STOCHASTIC):
+    assert int(tf.saved_model.load(str(export / name)).get_train_step()) == 200
+  (row,) = train.read_metrics(tmp_path)
+  assert {"loss", "actor_loss", "entropy", "steps_per_second"} <= row.keys()
+  assert all(np.isfinite(value) for value in row.values())
+
+
+@pytest.mark.parametrize(
+  ("method", "names"),
+  [("cog", ("prior", "task")), ("no_prior", ("task",)), ("bc", ("prior", "task"))],
 )
 def test_a_method_reads_the_datasets_that_it_uses(method, names):
   assert experiment(method).dataset_names() == names
@@ -180,7 +186,7 @@ def test_a_method_with_prior_data_wants_a_prior_dataset():
 
 def test_an_unknown_dataset_leaves_no_run_behind(tmp_path, data_dir):
   with pytest.raises(experience.DatasetError, match=r"prior:1\.0\.0"):
-    train.train(experiment(task="tusk"), schedule(2), tmp_path / "run", data_dir)
+    train.train(experiment(task="tusk"), schedule(200), tmp_path / "run", data_dir)
   assert not (tmp_path / "run").exists()
 
 
