@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from collection import scenes
+from collection import scenes, tasks
 
 
 @pytest.fixture(name="scene", scope="module")
@@ -26,7 +26,7 @@ def test_every_object_rests_on_the_table_or_in_the_gripper(scene, kind, held, mo
     scene.reset(np.random.default_rng(seed), held=held)
     before = scene.object_position()
     if held:
-      assert scene.object_to_end_effector() < 0.03
+      assert scene.object_to_end_effector() < tasks.GRASPED_WITHIN
     else:
       assert scenes.TABLE_TOP < before[2] < scenes.TABLE_TOP + 0.03
     scene.arm.apply(np.zeros(8))
