@@ -77,9 +77,9 @@ class Encoder(tf.keras.layers.Layer):
   """Observation dict -> features (B, F).
 
   Images go through the convolutions of the paper (section 5: 3x3 with stride 1, max-pooling by 2
-  between them, ReLU; a larger stride replaces the pooling) and are flattened; vectors are standardised; all are concatenated. A shared
-  encoder ends in dense -> LayerNorm -> tanh, which keeps its features bounded for the policy that
-  does not train it.
+  between them, ReLU; a larger stride replaces the pooling) and are flattened; vectors are
+  standardised; all are concatenated. A shared encoder ends in dense -> LayerNorm -> tanh, which
+  keeps its features bounded for the policy that does not train it.
   """
 
   def __init__(
