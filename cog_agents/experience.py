@@ -152,12 +152,12 @@ def load(
       a split is empty or incomplete, or an episode is malformed.
   """
   builders = [find(name, data_dir) for name in names]
-  episodes = [
-    (source, episode)
-    for source, builder in enumerate(builders)
-    for episode in _read(builder, split, tuple(observation_keys))
-  ]
-  return _table(tuple(builder.info.full_name for builder in builders), episodes, n_step, discount)
+  counts = [_num_episodes(builder, split) for builder in builders]
+  table = _Table(sum(counts))
+  for source, (builder, count) in enumerate(zip(builders, counts, strict=True)):
+    for episode in _read(builder, split, count, tuple(observation_keys)):
+      table.append(source, episode, n_step, discount)
+  return table.experience(tuple(builder.info.full_name for builder in builders))
 
 
 def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
@@ -212,18 +212,23 @@ def n_step_returns(
   return returns.astype(np.float32), (factors / discount).astype(np.float32), lengths
 
 
-def _read(
-  builder: tfds.core.DatasetBuilder, split: str, observation_keys: tuple[str, ...]
-) -> Iterator[dict]:
-  """Yields the checked steps of each episode as arrays, in the order of the files."""
+def _num_episodes(builder: tfds.core.DatasetBuilder, split: str) -> int:
   name = builder.info.full_name
   try:
-    num_episodes = builder.info.splits[split].num_examples
+    count = builder.info.splits[split].num_examples
   except (KeyError, ValueError) as error:
     known = sorted(builder.info.splits)
     raise DatasetError(f"{name} has no split {split!r}; its splits: {known}") from error
-  if not num_episodes:
+  if not count:
     raise DatasetError(f"the split {split!r} of {name} is empty")
+  return count
+
+
+def _read(
+  builder: tfds.core.DatasetBuilder, split: str, count: int, observation_keys: tuple[str, ...]
+) -> Iterator[dict]:
+  """Yields the checked steps of each episode as arrays, in the order of the files."""
+  name = builder.info.full_name
   known = builder.info.features[rlds.STEPS].feature[rlds.OBSERVATION]
   missing = [key for key in observation_keys if key not in known]
   if missing:
@@ -231,7 +236,7 @@ def _read(
 
   episodes = _episode_dataset(builder, split, observation_keys).as_numpy_iterator()
   progress = tqdm.tqdm(
-    episodes, f"read {name}", num_episodes, unit="episodes", leave=False, smoothing=0.05
+    episodes, f"read {name}", count, unit="episodes", leave=False, smoothing=0.05
   )
   try:
     for i, episode in enumerate(progress):
@@ -272,7 +277,7 @@ def _check(episode: dict, where: str) -> None:
     )
   numbers = {key: episode[key] for key in (rlds.ACTION, rlds.REWARD, rlds.DISCOUNT)}
   for key, values in {**numbers, **episode[rlds.OBSERVATION]}.items():
-    finite = np.isfinite(values)
+    finite = np.isfinite(values) if values.dtype.kind == "f" else np.True_
     if not np.all(finite):
       step = int(np.argwhere(~finite)[0][0])
       raise DatasetError(
@@ -283,47 +288,79 @@ def _check(episode: dict, where: str) -> None:
     raise DatasetError(f"{where} has an action of magnitude {largest}; actions lie in [-1, 1]")
 
 
-def _table(
-  names: tuple[str, ...], episodes: list[tuple[int, dict]], n_step: int, discount: float
-) -> Experience:
-  """Joins episodes, and empties them on the way: memory peaks at one copy of the frames."""
-  columns = {name: [] for name in _COLUMNS}
-  start = 0
-  for source, episode in episodes:
+class _Rows:
+  """Rows in one piece of aligned memory: gigabytes are never there twice.
+
+  Memory beyond the last row is reserved but not touched, so the system does not provide it.
+  """
+
+  def __init__(self, name: str, capacity: int):
+    self._name = name
+    self._capacity = capacity
+    self._length = 0
+    self._memory: np.ndarray | None = None
+
+  def extend(self, rows: np.ndarray) -> None:
+    end = self._length + len(rows)
+    if self._memory is None:
+      self._memory = _aligned_empty((self._capacity, *rows.shape[1:]), rows.dtype)
+    if rows.shape[1:] != self._memory.shape[1:]:
+      raise DatasetError(
+        f"the datasets disagree about the shape of {self._name}: "
+        f"{self._memory.shape[1:]} and {rows.shape[1:]}"
+      )
+    if end > len(self._memory):  # longer episodes than the first one
+      larger = _aligned_empty((2 * end, *rows.shape[1:]), rows.dtype)
+      larger[: self._length] = self.array()
+      self._memory = larger
+    self._memory[self._length : end] = rows
+    self._length = end
+
+  def array(self) -> np.ndarray:
+    return self._memory[: self._length]
+
+
+class _Table:
+  """Collects the columns of an Experience, one episode at a time."""
+
+  def __init__(self, num_episodes: int):
+    self._num_episodes = num_episodes
+    self._num_frames = 0
+    self._columns: dict[str, _Rows] = {}
+    self._observations: dict[str, _Rows] = {}
+
+  def append(self, source: int, episode: dict, n_step: int, discount: float) -> None:
     num_steps = len(episode[rlds.ACTION]) - 1  # the last step only carries the final observation
     terminal = episode[rlds.IS_TERMINAL][1:]
     environment_discounts = np.where(terminal, 0.0, episode[rlds.DISCOUNT][:-1])
     rewards, discounts, lengths = n_step_returns(
       episode[rlds.REWARD][:-1], environment_discounts, n_step, discount
     )
-    first = start + np.arange(num_steps)
-    columns["first"].append(first)
-    columns["last"].append(first + lengths)
-    columns["actions"].append(episode[rlds.ACTION][:-1])
-    columns["rewards"].append(rewards)
-    columns["discounts"].append(discounts)
-    columns["sources"].append(np.full(num_steps, source, np.int32))
-    start += num_steps + 1
-  if start == len(episodes):
-    raise DatasetError(f"{names} hold {len(episodes)} episodes and no transition")
-  observations = [episode.pop(rlds.OBSERVATION) for _, episode in episodes]
-  frames = {key: _join([x.pop(key) for x in observations], key) for key in list(observations[0])}
-  return Experience(names, frames, **{name: _join(parts, name) for name, parts in columns.items()})
+    first = self._num_frames + np.arange(num_steps)
+    columns = {
+      "first": first,
+      "last": first + lengths,
+      "actions": episode[rlds.ACTION][:-1],
+      "rewards": rewards,
+      "discounts": discounts,
+      "sources": np.full(num_steps, source, np.int32),
+    }
+    self._num_frames += num_steps + 1
+    self._extend(self._columns, columns)
+    self._extend(self._observations, episode[rlds.OBSERVATION])
 
+  def experience(self, names: tuple[str, ...]) -> Experience:
+    columns = {name: rows.array() for name, rows in self._columns.items()}
+    observations = {key: rows.array() for key, rows in self._observations.items()}
+    if not len(columns["first"]):
+      raise DatasetError(f"{names} hold {self._num_episodes} episodes and no transition")
+    return Experience(names, observations, **columns)
 
-def _join(parts: list[np.ndarray], name: str) -> np.ndarray:
-  """Concatenates arrays into aligned memory, freeing each part once it is copied."""
-  shapes = {part.shape[1:] for part in parts}
-  if len(shapes) > 1:
-    raise DatasetError(f"the datasets disagree about the shape of {name}: {sorted(shapes)}")
-  shape = (sum(map(len, parts)), *parts[0].shape[1:])
-  joined = _aligned_empty(shape, parts[0].dtype)
-  start = 0
-  for i, part in enumerate(parts):
-    joined[start : start + len(part)] = part
-    start += len(part)
-    parts[i] = None
-  return joined
+  def _extend(self, parts: dict[str, _Rows], arrays: dict[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+      if name not in parts:
+        parts[name] = _Rows(name, self._num_episodes * len(array))
+      parts[name].extend(array)
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
