@@ -103,7 +103,7 @@ FAST_STATE = dataclasses.replace(
   RELEASED_CODE,
   # Values settle after a few horizons of 1 / (1 - gamma) steps: 33 cover an episode of 40.
   gamma=FAST_DISCOUNT,
-  # Twice the steps a second; the values are as good.
+  # About twice the steps a second.
   batch_size=128,
   # The paper's rates and tau are made for a million steps.
   actor_learning_rate=3e-4,
@@ -112,8 +112,7 @@ FAST_STATE = dataclasses.replace(
   target_update_tau=0.02,
   # The warm start only has to bring the policy near the data, where actor_bc_weight holds it.
   bc_steps=1_000,
-  # With the smaller values of a shorter horizon, a weight of 1 outweighs the differences between
-  # actions that decide when to close the gripper.
+  # Eq. 1 weighs 1 against half the Bellman error; with actor_bc_weight both 0.5 and 1 learned.
   cql_alpha=0.5,
   # Without it the policy drifts to actions that no data supports, and success comes and goes.
   actor_bc_weight=0.5,
@@ -136,7 +135,7 @@ FAST_IMAGE = dataclasses.replace(
   FAST_STATE,
   # The gripper's pose and opening are known on a real robot too, and hard to see at 48x48.
   image_run_keys=(specs.IMAGE, specs.STATE),
-  # Halving the image by the stride costs a third of halving it by max-pooling after.
+  # A stride leaves a quarter of the positions to compute, where pooling computes all and drops them.
   conv_stride=2,
   conv_filters=(32, 32, 32),
   # One encoder instead of three, trained by the critics alone: an image is encoded once a step.
