@@ -135,7 +135,7 @@ FAST_IMAGE = dataclasses.replace(
   FAST_STATE,
   # The gripper's pose and opening are known on a real robot too, and hard to see at 48x48.
   image_run_keys=(specs.IMAGE, specs.STATE),
-  # A stride leaves a quarter of the positions to compute, where pooling computes all and drops them.
+  # A stride computes a quarter of the positions, where pooling computes all and drops the rest.
   conv_stride=2,
   conv_filters=(32, 32, 32),
   # One encoder instead of three, trained by the critics alone: an image is encoded once a step.
