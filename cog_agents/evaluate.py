@@ -28,7 +28,7 @@ STOCHASTIC = "stochastic"
 # arithmetic, down to its rounding, does not depend on that number.
 INFERENCE_BATCH = 8
 
-_STRIP_FRAMES = 8
+_STRIP_FRAMES = 6
 _STRIP_HEIGHT = 180  # pixels
 _BORDER = 6  # pixels; green while the reward is 1
 _GREEN = (46, 160, 67)

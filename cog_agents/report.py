@@ -203,10 +203,11 @@ def _html_film(evaluation: dict[str, Any], run: Run) -> str:
   row = experiments.ROWS[evaluation["environment"]]
   strip = base64.b64encode(_media(run, evaluation, ".png").read_bytes()).decode()
   video = base64.b64encode(_media(run, evaluation, ".mp4").read_bytes()).decode()
+  shown = "first successful" if evaluation["success_rate"] else "first"
   caption = (
     f"{row.task}: {row.initial_condition} ({evaluation['environment']}), COG from "
     f"{evaluation['observation']} observations, seed {evaluation['seed']}. The strip shows the "
-    "first successful trial, the video the first trials; the border is green while the reward is 1."
+    f"{shown} trial, the video the first trials; the border is green while the reward is 1."
   )
   return (
     f'<figure class="card"><img alt="film strip" src="data:image/png;base64,{strip}">'
