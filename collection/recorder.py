@@ -41,23 +41,21 @@ def record_episode(
   environment: environment_lib.ManipulationEnv,
   script: str,
   seed: int,
-  num_steps: int = scripted_policies.NUM_TIMESTEPS,
   on_step: Callable[[], None] = lambda: None,
 ) -> Episode:
-  """Rolls out a script for `num_steps` steps.
+  """Rolls out a script for its `num_timesteps`.
 
   Args:
     name: the environment's name in registry.ENVIRONMENTS.
     environment: made by registry.load(name); it is reset here.
     script: a key of scripted_policies.SCRIPTS.
     seed: decides the scene and the script's random numbers.
-    num_steps: T.
     on_step: called after every step, to render a video, say.
   """
   observation, _ = environment.reset(seed=seed)
   policy = scripted_policies.load(script, environment, seed)
   observations, actions, rewards, outcomes = [observation], [], [], []
-  for _ in range(num_steps):
+  for _ in range(policy.num_timesteps):
     action = policy.action()
     observation, reward, _, _, info = environment.step(action)
     observations.append(observation)

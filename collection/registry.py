@@ -12,6 +12,8 @@ TRAIN_SEEDS = range(0, 10_000_000)
 VALIDATION_SEEDS = range(10_000_000, 20_000_000)
 EVALUATION_SEEDS = range(20_000_000, 30_000_000)
 MONITORING_SEEDS = range(30_000_000, 40_000_000)  # evaluation while training goes on
+# An episode that is recorded again takes its seed plus a multiple of this: outside all the ranges.
+RETRY_STRIDE = 40_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,18 @@ ENVIRONMENTS = {
     ),
     EnvironmentSpec(
       "place_in_tray", "cog/PlaceInTray-v0", tasks.PlaceInTray, "object_on_table", 40
+    ),
+    EnvironmentSpec(
+      "drawer_open", "cog/DrawerOpen-v0", tasks.GraspFromDrawer, "drawer_open", 80
+    ),
+    EnvironmentSpec(
+      "drawer_closed", "cog/DrawerClosed-v0", tasks.GraspFromDrawer, "drawer_closed", 80
+    ),
+    EnvironmentSpec(
+      "drawer_blocked_1", "cog/DrawerBlocked1-v0", tasks.GraspFromDrawer, "upper_drawer_open", 80
+    ),
+    EnvironmentSpec(
+      "drawer_blocked_2", "cog/DrawerBlocked2-v0", tasks.GraspFromDrawer, "bottle_in_front", 80
     ),
   )
 }

@@ -6,16 +6,15 @@ outline. The end-effector frame lies between the finger pads; its axes coincide 
 when the gripper points straight down at neutral, so that roll, pitch and yaw stay near zero.
 """
 
-import dataclasses
 import functools
-import os
-import tempfile
-from xml.etree import ElementTree
+from collections.abc import Callable
 
 import numpy as np
 import pybullet
 
 from collection import specs
+from collection import urdf as urdf_lib
+from collection.urdf import Frame, Joint, Shape
 
 BASE_POSITION = (0.6, 0.0, -0.4)  # metres
 
@@ -34,38 +33,11 @@ FINGER_MAX_VELOCITY = 0.2  # m/s
 FINGER_FRICTION = 1.5
 IK_ITERATIONS = 20
 IK_RESIDUAL = 1e-5  # metres
-URDF_NAME = "widowx_250.urdf"
 
 BLACK = (0.09, 0.09, 0.10)
 GREY = (0.28, 0.28, 0.31)
 SILVER = (0.62, 0.63, 0.66)
 ORANGE = (0.95, 0.45, 0.08)
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-  """A box (x, y, z extents) or a cylinder (length, radius), in a link's frame; metres."""
-
-  kind: str
-  size: tuple[float, ...]
-  center: tuple[float, float, float]
-  color: tuple[float, float, float]
-  axis: str = "z"
-  collides: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class Joint:
-  """A joint and the link it moves: published origin and limits, our mass and shapes."""
-
-  name: str
-  kind: str
-  origin: tuple[float, float, float]  # metres, in the parent link's frame
-  axis: tuple[int, int, int]
-  limits: tuple[float, float]  # radians, or metres for the fingers
-  mass: float  # kg
-  shapes: tuple[Shape, ...]
-  parent: str = ""  # the joint before it, unless named
 
 
 END_EFFECTOR_OFFSET = (
@@ -91,6 +63,7 @@ def _finger(name: str, side: int) -> Joint:
   )  # fmt: skip
 
 
+# Published origins and limits; masses and shapes are ours.
 # The elbow and the wrist turn about −y, so that the neutral pose points the gripper down.
 KINEMATICS = (
   Joint(
@@ -151,97 +124,29 @@ BASE_SHAPES = (
 )
 
 
-def _text(values) -> str:
-  return " ".join(f"{value:.6g}" for value in values)
-
-
-def _add_shape(link: ElementTree.Element, shape: Shape, role: str) -> None:
-  element = ElementTree.SubElement(link, role)
-  rotation = {"x": (0, np.pi / 2, 0), "y": (np.pi / 2, 0, 0), "z": (0, 0, 0)}[shape.axis]
-  ElementTree.SubElement(element, "origin", xyz=_text(shape.center), rpy=_text(rotation))
-  geometry = ElementTree.SubElement(element, "geometry")
-  if shape.kind == "box":
-    ElementTree.SubElement(geometry, "box", size=_text(shape.size))
-  else:
-    length, radius = shape.size
-    ElementTree.SubElement(geometry, "cylinder", length=f"{length:.6g}", radius=f"{radius:.6g}")
-  if role == "visual":
-    material = ElementTree.SubElement(element, "material", name=f"color_{_text(shape.color)}")
-    ElementTree.SubElement(material, "color", rgba=_text((*shape.color, 1)))
-
-
-def _add_link(robot, name: str, mass: float, shapes: tuple[Shape, ...]) -> None:
-  link = ElementTree.SubElement(robot, "link", name=name)
-  inertial = ElementTree.SubElement(link, "inertial")
-  center = np.mean([shape.center for shape in shapes], axis=0) if shapes else np.zeros(3)
-  ElementTree.SubElement(inertial, "origin", xyz=_text(center), rpy="0 0 0")
-  ElementTree.SubElement(inertial, "mass", value=f"{mass:.6g}")
-  moment = f"{mass * 0.05**2:.6g}"  # a body of about 5 cm radius of gyration
-  ElementTree.SubElement(
-    inertial, "inertia", ixx=moment, iyy=moment, izz=moment, ixy="0", ixz="0", iyz="0"
-  )
-  for shape in shapes:
-    _add_shape(link, shape, "visual")
-    if shape.collides:
-      _add_shape(link, shape, "collision")
-
-
-def _add_joint(robot, name, kind, parent, origin, rpy=(0, 0, 0), axis=None, limits=None) -> None:
-  joint = ElementTree.SubElement(robot, "joint", name=name, type=kind)
-  ElementTree.SubElement(joint, "parent", link=parent)
-  ElementTree.SubElement(joint, "child", link=f"{name}_link")
-  ElementTree.SubElement(joint, "origin", xyz=_text(origin), rpy=_text(rpy))
-  if axis is not None:
-    ElementTree.SubElement(joint, "axis", xyz=_text(axis))
-    ElementTree.SubElement(
-      joint, "limit", lower=str(limits[0]), upper=str(limits[1]), effort="20", velocity="3.14"
-    )
-
-
+@functools.cache
 def urdf() -> str:
   """The arm as URDF text, written from KINEMATICS."""
-  robot = ElementTree.Element("robot", name="widowx_250")
-  _add_link(robot, "base_link", 1.0, BASE_SHAPES)
-  parent = "base_link"
-  for joint in KINEMATICS:
-    if joint.parent:
-      parent = f"{joint.parent}_link"
-    _add_link(robot, f"{joint.name}_link", joint.mass, joint.shapes)
-    _add_joint(
-      robot, joint.name, joint.kind, parent, joint.origin, axis=joint.axis, limits=joint.limits
-    )
-    parent = f"{joint.name}_link"
-  _add_link(robot, "end_effector_link", 0.001, ())
   # At neutral the wrist's x points down and its y to the world's −x: turn both back.
-  _add_joint(
-    robot, "end_effector", "fixed", "wrist_rotate_link", (END_EFFECTOR_OFFSET, 0, 0),
-    rpy=(np.pi / 2, 0, -np.pi / 2),
-  )  # fmt: skip
-  return ElementTree.tostring(robot, encoding="unicode")
-
-
-@functools.cache
-def _urdf_directory() -> tempfile.TemporaryDirectory:
-  """A folder with the URDF, which PyBullet reads from a file; deleted with the process."""
-  directory = tempfile.TemporaryDirectory(prefix="cog_widowx_")
-  with open(os.path.join(directory.name, URDF_NAME), "w", encoding="utf-8") as file:
-    file.write(urdf())
-  return directory
+  end_effector = Frame(
+    "end_effector", "wrist_rotate", (END_EFFECTOR_OFFSET, 0, 0), (np.pi / 2, 0, -np.pi / 2)
+  )
+  return urdf_lib.text("widowx_250", BASE_SHAPES, KINEMATICS, (end_effector,))
 
 
 class WidowX250:
   """The arm in one physics client; every quantity is in the world's frame."""
 
-  def __init__(self, client):
+  def __init__(self, client, on_substep: Callable[[], None] = lambda: None):
     """Loads the arm at neutral, gripper open.
 
     Args:
       client: a scenes.PhysicsClient.
+      on_substep: called after every physics step of the arm's motion.
     """
     self._client = client
-    self.body = client.loadURDF(
-      os.path.join(_urdf_directory().name, URDF_NAME), BASE_POSITION, useFixedBase=True
-    )
+    self._on_substep = on_substep
+    self.body = urdf_lib.load(client, urdf(), BASE_POSITION)
     for finger in FINGER_JOINTS:
       client.changeDynamics(
         self.body, finger, lateralFriction=FINGER_FRICTION, spinningFriction=0.02
@@ -351,3 +256,4 @@ class WidowX250:
   def _step(self, substeps: int) -> None:
     for _ in range(substeps):
       self._client.stepSimulation()
+      self._on_substep()

@@ -1,15 +1,14 @@
-"""The tray scene: table, tray, a small object and the arm, in a physics client of its own."""
+"""Scenes: what all of them share (table, arm, camera, physics client), and the tray scene."""
 
-import colorsys
+import abc
 import dataclasses
 import functools
-import os
 
 import numpy as np
 import pybullet
 import pybullet_data
 
-from collection import robot, specs
+from collection import objects, robot, specs
 
 GRAVITY = -10.0  # m/s²
 SOLVER_ITERATIONS = 30
@@ -31,7 +30,6 @@ OBJECT_X = (0.49, 0.75)  # metres
 OBJECT_Y = (0.18, 0.27)
 MIN_DISTANCE_TO_TRAY = 0.11  # metres, of an object's first place from the tray's centre
 OBJECT_DROP_HEIGHT = 0.003  # metres above the table
-OBJECT_MASS = 0.03  # kg
 
 # A held object is really grasped, as a script would, so that its poses are those of grasp attempts.
 GRASP_ABOVE_OBJECT = (0.022, 0.036)  # metres, range of the end effector's height over its centre
@@ -63,37 +61,6 @@ POLICY_CAMERA = Camera(specs.IMAGE_SHAPE[0], distance=0.29, pitch=-40.0)
 VIDEO_CAMERA = Camera(480, distance=0.55, pitch=-25.0, shadow=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class ObjectKind:
-  """A family member: a primitive with ranges of its extents, or a file of pybullet_data.
-
-  `low` and `high` bound, in metres: a box's three edges; a cylinder's, capsule's or sphere's
-  (radius, length); or the scale of a file.
-  """
-
-  shape: str
-  low: tuple[float, ...]
-  high: tuple[float, ...]
-  file: str = ""
-
-
-# Each is at most 36 mm across its narrow side: the open gripper leaves 50 mm.
-OBJECT_KINDS = {
-  "cube": ObjectKind("box", (0.026, 0.026, 0.026), (0.034, 0.034, 0.034)),
-  "brick": ObjectKind("box", (0.022, 0.036, 0.024), (0.030, 0.044, 0.030)),
-  "tower": ObjectKind("box", (0.024, 0.024, 0.036), (0.030, 0.030, 0.044)),
-  "can": ObjectKind("cylinder", (0.012, 0.028), (0.016, 0.040)),
-  "puck": ObjectKind("cylinder", (0.015, 0.022), (0.018, 0.026)),
-  "ball": ObjectKind("sphere", (0.014,), (0.017,)),
-  "pill": ObjectKind("capsule", (0.012, 0.014), (0.015, 0.022)),
-  "file_cube": ObjectKind("file", (0.54,), (0.66,), "cube_small.urdf"),
-  "file_ball": ObjectKind("file", (0.48,), (0.56,), "sphere_small.urdf"),
-  "lego": ObjectKind("file", (0.85,), (1.0,), "lego/lego.urdf"),
-  "procedural_009": ObjectKind("file", (0.55,), (0.70,), "random_urdfs/009/009.urdf"),
-  "procedural_008": ObjectKind("file", (0.28,), (0.34,), "random_urdfs/008/008.urdf"),
-}
-
-
 class PhysicsClient:
   """A physics server of its own in this process: PyBullet's functions, bound to it.
 
@@ -109,60 +76,64 @@ class PhysicsClient:
     return function
 
 
-class TrayScene:
-  """Owns a physics client; `reset` builds the scene anew, so no episode sees the one before."""
+OBJECT = "object"  # the movable thing that the task is about
+QUATERNION = ("x", "y", "z", "w (not negative)")
 
-  simulator_state_dimensions = (
-    "object x [m]",
-    "object y [m]",
-    "object z [m]",
-    "object quaternion x",
-    "object quaternion y",
-    "object quaternion z",
-    "object quaternion w (not negative)",
-  )
+
+def pose_dimensions(name: str) -> tuple[str, ...]:
+  """Names of the numbers that Scene.pose returns."""
+  position = (f"{name} {axis} [m]" for axis in "xyz")
+  return (*position, *(f"{name} quaternion {axis}" for axis in QUATERNION))
+
+
+class Scene(abc.ABC):
+  """Owns a physics client; `reset` builds the scene anew, so no episode sees the one before.
+
+  Attributes:
+    arm: the robot, once the scene was reset.
+    simulator_state_dimensions: what each number of `simulator_state` is.
+  """
+
+  simulator_state_dimensions: tuple[str, ...]
+  arm: robot.WidowX250
 
   def __init__(self):
     self._client = PhysicsClient()
     self._client.setAdditionalSearchPath(pybullet_data.getDataPath())
+    self._bodies: dict[str, int] = {}  # name of a movable thing → PyBullet's number
 
-  def reset(self, generator: np.random.Generator, *, held: bool) -> None:
-    """Loads arm, table, tray and a drawn object, which lies on the table or is held."""
-    for _ in range(GRASP_ATTEMPTS):
-      self._load(generator)
-      self._place_on_table(generator)
-      if not held or self._grasp_object(generator):
-        return
-    raise RuntimeError(f"no object stayed in the gripper in {GRASP_ATTEMPTS} attempts")
+  @abc.abstractmethod
+  def simulator_state(self) -> np.ndarray:
+    """float32 (n,); see simulator_state_dimensions."""
 
   def close(self) -> None:
     """Disconnects the physics client."""
     self._client.disconnect()
 
-  def object_position(self) -> np.ndarray:
-    """(3,) in metres."""
-    return np.array(self._client.getBasePositionAndOrientation(self._object)[0])
+  def position(self, name: str = OBJECT) -> np.ndarray:
+    """Of a movable thing's centre, (3,) in metres."""
+    return np.array(self._client.getBasePositionAndOrientation(self._bodies[name])[0])
 
-  def object_to_end_effector(self) -> float:
-    """Distance in metres."""
-    return float(np.linalg.norm(self.object_position() - self.arm.end_effector_pose()[0]))
+  def pose(self, name: str = OBJECT) -> list[float]:
+    """Position in metres and quaternion with w ≥ 0, 7 numbers; see pose_dimensions."""
+    position, quaternion = self._client.getBasePositionAndOrientation(self._bodies[name])
+    sign = -1.0 if quaternion[3] < 0 else 1.0
+    return [*position, *(sign * value for value in quaternion)]
 
-  def object_to_tray(self) -> float:
-    """Distance in the plane of the table from the tray's centre, in metres."""
-    return float(np.linalg.norm(self.object_position()[:2] - TRAY_CENTER))
+  def distance_to_end_effector(self, name: str = OBJECT) -> float:
+    """In metres."""
+    return float(np.linalg.norm(self.position(name) - self.arm.end_effector_pose()[0]))
 
-  def holds_object(self) -> bool:
-    """Whether both fingers touch the object."""
+  def speed(self, name: str = OBJECT) -> float:
+    """Of a movable thing's centre, in metres per second."""
+    return float(np.linalg.norm(self._client.getBaseVelocity(self._bodies[name])[0]))
+
+  def holds(self, name: str = OBJECT) -> bool:
+    """Whether both fingers touch it."""
     return all(
-      self._client.getContactPoints(self.arm.body, self._object, finger, -1)
+      self._client.getContactPoints(self.arm.body, self._bodies[name], finger, -1)
       for finger in robot.FINGER_JOINTS
     )
-
-  def simulator_state(self) -> np.ndarray:
-    """float32 (7,); see simulator_state_dimensions."""
-    position, quaternion = self._client.getBasePositionAndOrientation(self._object)
-    sign = -1.0 if quaternion[3] < 0 else 1.0
-    return np.array([*position, *(sign * value for value in quaternion)], dtype=np.float32)
 
   def image(self, camera: Camera = POLICY_CAMERA) -> np.ndarray:
     """uint8 (size, size, 3)."""
@@ -184,7 +155,8 @@ class TrayScene:
     )[2]
     return np.reshape(pixels, (camera.size, camera.size, 4))[:, :, :3].astype(np.uint8)
 
-  def _load(self, generator: np.random.Generator) -> None:
+  def _load_world(self) -> None:
+    """Empties the world and puts the table into it."""
     self._client.resetSimulation()
     self._client.setPhysicsEngineParameter(
       fixedTimeStep=specs.TIME_STEP,
@@ -193,9 +165,6 @@ class TrayScene:
     )
     self._client.setGravity(0, 0, GRAVITY)
     self._load_table()
-    self._load_tray()
-    self.arm = robot.WidowX250(self._client)
-    self._object = self._load_object(generator)
 
   def _load_table(self) -> None:
     half = np.array(TABLE_SIZE) / 2
@@ -206,7 +175,7 @@ class TrayScene:
       (*TABLE_CENTER_XY, TABLE_TOP - half[2]),
     )
 
-  def _load_tray(self) -> None:
+  def _load_tray(self, center: tuple[float, float]) -> None:
     """A floor and four sloping walls, fixed to the table."""
     slope = np.arctan2(TRAY_RIM - TRAY_FLOOR, TRAY_HEIGHT)
     thin, middle, half = TRAY_THICKNESS / 2, (TRAY_FLOOR + TRAY_RIM) / 2, TRAY_HEIGHT / 2
@@ -236,51 +205,62 @@ class TrayScene:
       visualFrameOrientations=turns,
       rgbaColors=[TRAY_COLOR] * 5,
     )
-    self._client.createMultiBody(0, collision, visual, (*TRAY_CENTER, TABLE_TOP))
+    self._client.createMultiBody(0, collision, visual, (*center, TABLE_TOP))
 
-  def _load_object(self, generator: np.random.Generator) -> int:
-    kind = OBJECT_KINDS[generator.choice(list(OBJECT_KINDS))]
-    size = generator.uniform(kind.low, kind.high)
-    color = (*colorsys.hsv_to_rgb(generator.uniform(), 0.9, 0.9), 1)
-    if kind.shape == "file":
-      path = os.path.join(pybullet_data.getDataPath(), kind.file)
-      body = self._client.loadURDF(path, globalScaling=size[0])
-      self._client.changeVisualShape(body, -1, rgbaColor=color)
-    else:
-      body = self._client.createMultiBody(
-        OBJECT_MASS,
-        self._client.createCollisionShape(**_collision_arguments(kind.shape, size)),
-        self._client.createVisualShape(**_visual_arguments(kind.shape, size), rgbaColor=color),
-      )
-    self._client.changeDynamics(
-      body,
-      -1,
-      mass=OBJECT_MASS,
-      lateralFriction=1.0,
-      spinningFriction=0.005,
-      rollingFriction=0.002,
-      restitution=0.0,
-      activationState=pybullet.ACTIVATION_STATE_DISABLE_SLEEPING,
-    )
-    return body
+  def _put_on_table(
+    self, name: str, xy: np.ndarray, yaw: float, above: float = TABLE_TOP, pitch: float = 0.0
+  ) -> None:
+    """Puts a thing with its lowest point just over the table (or over the height `above`)."""
+    body, turn = self._bodies[name], self._client.getQuaternionFromEuler((0, pitch, yaw))
+    self._client.resetBasePositionAndOrientation(body, (0, 0, 0), turn)
+    low, _ = self._client.getAABB(body)
+    position = (*xy, above + OBJECT_DROP_HEIGHT - low[2])
+    self._client.resetBasePositionAndOrientation(body, position, turn)
+
+  def _settle(self) -> None:
+    for _ in range(SETTLING_SUBSTEPS):
+      self._client.stepSimulation()
+
+
+class TrayScene(Scene):
+  """A tray and a small object that lies beside it or is held."""
+
+  simulator_state_dimensions = pose_dimensions(OBJECT)
+
+  def reset(self, generator: np.random.Generator, *, held: bool) -> None:
+    """Loads arm, table, tray and a drawn object, which lies on the table or is held."""
+    for _ in range(GRASP_ATTEMPTS):
+      self._load(generator)
+      self._place_on_table(generator)
+      if not held or self._grasp_object(generator):
+        return
+    raise RuntimeError(f"no object stayed in the gripper in {GRASP_ATTEMPTS} attempts")
+
+  def object_to_tray(self) -> float:
+    """Distance in the plane of the table from the tray's centre, in metres."""
+    return float(np.linalg.norm(self.position()[:2] - TRAY_CENTER))
+
+  def simulator_state(self) -> np.ndarray:
+    return np.array(self.pose(), dtype=np.float32)
+
+  def _load(self, generator: np.random.Generator) -> None:
+    self._load_world()
+    self._load_tray(TRAY_CENTER)
+    self.arm = robot.WidowX250(self._client)
+    self._bodies = {OBJECT: objects.load(self._client, tuple(objects.OBJECT_KINDS), generator)}
 
   def _place_on_table(self, generator: np.random.Generator) -> None:
     while True:
       xy = generator.uniform((OBJECT_X[0], OBJECT_Y[0]), (OBJECT_X[1], OBJECT_Y[1]))
       if np.linalg.norm(xy - TRAY_CENTER) > MIN_DISTANCE_TO_TRAY:
         break
-    turn = self._client.getQuaternionFromEuler((0, 0, generator.uniform(-np.pi, np.pi)))
-    self._client.resetBasePositionAndOrientation(self._object, (0, 0, 0), turn)
-    low, _ = self._client.getAABB(self._object)
-    position = (*xy, TABLE_TOP + OBJECT_DROP_HEIGHT - low[2])
-    self._client.resetBasePositionAndOrientation(self._object, position, turn)
-    for _ in range(SETTLING_SUBSTEPS):
-      self._client.stepSimulation()
+    self._put_on_table(OBJECT, xy, generator.uniform(-np.pi, np.pi))
+    self._settle()
 
   def _grasp_object(self, generator: np.random.Generator) -> bool:
     """Grasps the object and returns to neutral; whether the object came along."""
     aside = generator.uniform(-GRASP_ASIDE, GRASP_ASIDE, 2)
-    target = self.object_position() + (*aside, generator.uniform(*GRASP_ABOVE_OBJECT))
+    target = self.position() + (*aside, generator.uniform(*GRASP_ABOVE_OBJECT))
     target = np.maximum(target, specs.WORKSPACE_LOW)
     action = np.zeros(specs.ACTION_SIZE)
     for _ in range(GRASP_MAX_ACTIONS):
@@ -292,22 +272,4 @@ class TrayScene:
     self.arm.toggle_gripper()
     for _ in range(2):  # the second move stops the arm there
       self.arm.move_to_neutral()
-    return self.holds_object() and self.arm.gripper_opening() < HELD_MAX_OPENING
-
-
-def _collision_arguments(shape: str, size: np.ndarray) -> dict:
-  """PyBullet's arguments for a primitive's collision shape."""
-  if shape == "box":
-    return {"shapeType": pybullet.GEOM_BOX, "halfExtents": size / 2}
-  if shape == "sphere":
-    return {"shapeType": pybullet.GEOM_SPHERE, "radius": size[0]}
-  kinds = {"cylinder": pybullet.GEOM_CYLINDER, "capsule": pybullet.GEOM_CAPSULE}
-  return {"shapeType": kinds[shape], "radius": size[0], "height": size[1]}
-
-
-def _visual_arguments(shape: str, size: np.ndarray) -> dict:
-  """The same for its visual shape, where PyBullet calls a height a length."""
-  arguments = _collision_arguments(shape, size)
-  if "height" in arguments:
-    arguments["length"] = arguments.pop("height")
-  return arguments
+    return self.holds() and self.arm.gripper_opening() < HELD_MAX_OPENING

@@ -1,0 +1,192 @@
+"""The scripts of the drawer scene: the paper's algorithm 3, and grasping and placing there."""
+
+import numpy as np
+
+from collection import drawer_scene as scene_lib
+from collection.scripted_policy import ScriptedPolicy, intended_action
+from collection.tray_policies import LIFT, Grasp, PickAndPlace
+
+APPROACH_GAIN = 14.0  # action per metre of distance
+PULL = 0.7  # action, along x
+CLEARANCE = 0.10  # metres, of the end effector above a place that it reaches from above
+HOVER_WITHIN = 0.02  # metres, horizontal distance from the place at which it starts to go down
+STRAYED_BEYOND = 0.04  # metres, horizontal distance at which it rises again
+# Where the end effector takes hold of a drawer, from its handle: a finger on each side of it.
+HOLD_OFFSET = {
+  scene_lib.LOWER: np.array([0.0, 0.0, 0.002]),
+  scene_lib.UPPER: np.array([0.0, 0.0, 0.010]),
+}
+# The script is told where the handle is with an error (appendix A.1: coordinates are approximate).
+HANDLE_ERROR = 0.016  # metres, standard deviation along each axis
+LOST_BEYOND = 0.06  # metres from there: the drawer has slipped from the gripper
+
+DROP_HEIGHT = -0.260  # metres, of the end effector's drop point: it holds the bottle by its neck
+DROP_X, DROP_Y = (0.58, 0.78), (0.02, 0.32)  # metres, drop points outside the tray
+IN_FRONT_X, IN_FRONT_Y = (0.56, 0.66), (0.17, 0.23)  # metres, where a bottle blocks the drawer
+
+
+class FromAbove(ScriptedPolicy):
+  """Reaches places from above, so that it passes over drawers and does not knock things over."""
+
+  approach_gain = APPROACH_GAIN
+
+  def __init__(self, environment, generator: np.random.Generator):
+    super().__init__(environment, generator)
+    self._is_above = False
+
+  def _towards(self, target: np.ndarray) -> np.ndarray:
+    position, _ = self._scene.arm.end_effector_pose()
+    aside = np.linalg.norm((target - position)[:2])
+    self._is_above = aside < (STRAYED_BEYOND if self._is_above else HOVER_WITHIN)
+    if not self._is_above:
+      target = target + (0, 0, CLEARANCE)
+    return super()._towards(target)
+
+
+class GraspFromDrawer(FromAbove, Grasp):
+  """Algorithm 1 on the object in the open drawer: the task's own data."""
+
+  behaviour = "grasp_from_drawer"
+  success_outcome = "grasped_out"
+
+
+class MoveDrawer(FromAbove):
+  """Algorithm 3: go to the handle, pull or push until the drawer is open or closed, lift, neutral.
+
+  Attributes:
+    moves: the drawers to move, one after the other, each with the direction: 1 opens, -1 closes.
+  """
+
+  moves: tuple[tuple[int, int], ...]
+
+  def __init__(self, environment, generator: np.random.Generator):
+    super().__init__(environment, generator)
+    self._threshold = self._draw_threshold("threshold")
+    error = self.randomness * generator.normal(0, HANDLE_ERROR, 3)
+    self.parameters["handle_error"] = [round(float(value), 4) for value in error]
+    self._handle_error = np.array(self.parameters["handle_error"])
+    self._moves_done = 0
+    self._holding = False
+    self._lifted = self._returned = True  # since the last move
+
+  def _intention(self) -> np.ndarray:
+    moves_left = self.moves[self._moves_done :]
+    if moves_left and self._moved(*moves_left[0]):
+      self._moves_done += 1
+      self._holding = self._lifted = self._returned = False
+    if not self._lifted:
+      return self._lift_above(self.moves[self._moves_done - 1][0])
+    self._returned = self._returned or self._is_at_neutral()
+    if moves_left and self._returned:
+      return self._approach_and_move(*moves_left[0])
+    return self._return_to_neutral()
+
+  def _lift_above(self, drawer: int) -> np.ndarray:
+    position, _ = self._scene.arm.end_effector_pose()
+    self._lifted = position[2] > self._scene.handle_position(drawer)[2] + CLEARANCE / 2
+    return intended_action(translation=(0, 0, LIFT))
+
+  def _moved(self, drawer: int, direction: int) -> bool:
+    opening = self._scene.opening(drawer)
+    if direction > 0:
+      return opening > scene_lib.OPEN_ABOVE
+    return opening < scene_lib.CLOSED_BELOW
+
+  def _approach_and_move(self, drawer: int, direction: int) -> np.ndarray:
+    position, _ = self._scene.arm.end_effector_pose()
+    target = self._scene.handle_position(drawer) + HOLD_OFFSET[drawer] + self._handle_error
+    distance = np.linalg.norm(target - position)
+    self._holding = distance < (LOST_BEYOND if self._holding else self._threshold)
+    if self._holding:
+      return intended_action(translation=(PULL * direction, 0, 0))
+    return self._towards(target)
+
+
+class OpenDrawer(MoveDrawer):
+  """Algorithm 3, opening the lower drawer."""
+
+  behaviour = "open_drawer"
+  success_outcome = "lower_open"
+  moves = ((scene_lib.LOWER, 1),)
+
+
+class CloseDrawer(MoveDrawer):
+  """Algorithm 3, closing the lower drawer."""
+
+  behaviour = "close_drawer"
+  num_timesteps = 40
+  success_outcome = "lower_closed"
+  moves = ((scene_lib.LOWER, -1),)
+
+
+class OpenUpperDrawer(MoveDrawer):
+  """Algorithm 3, opening the upper drawer, which then covers the handle of the lower one."""
+
+  behaviour = "open_upper_drawer"
+  success_outcome = "upper_open"
+  moves = ((scene_lib.UPPER, 1),)
+
+
+class CloseUpperDrawer(MoveDrawer):
+  """Algorithm 3, closing the upper drawer."""
+
+  behaviour = "close_upper_drawer"
+  success_outcome = "upper_closed"
+  moves = ((scene_lib.UPPER, -1),)
+
+
+class CloseThenOpenDrawer(MoveDrawer):
+  """Algorithm 3 twice: closes the upper drawer, then opens the lower one."""
+
+  behaviour = "close_then_open_drawer"
+  num_timesteps = 60
+  success_outcome = "lower_open"
+  moves = ((scene_lib.UPPER, -1), (scene_lib.LOWER, 1))
+
+
+class PickAndPlaceBottle(FromAbove, PickAndPlace):
+  """Algorithm 2 on the bottle, with the bias to drop points above the tray."""
+
+  behaviour = "pick_and_place_bottle"
+  success_outcome = "bottle_grasped"
+  num_timesteps = 40
+  target = scene_lib.BOTTLE
+  tray_probability = 0.7
+  grasp_offset = (0.0, 0.0, 0.050)  # the lower half of its neck
+  tray_center = scene_lib.TRAY_CENTER
+  drop_height = DROP_HEIGHT
+  drop_region = (DROP_X, DROP_Y)
+
+
+class BlockDrawer(PickAndPlaceBottle):
+  """Harmful behaviour (section 6.1): takes the bottle and puts it in front of the drawer."""
+
+  behaviour = "block_drawer"
+  tray_probability = 0.0
+  drop_region = (IN_FRONT_X, IN_FRONT_Y)
+
+
+class PickAndPlaceOther(PickAndPlaceBottle):
+  """Useless behaviour: algorithm 2 on one of the other objects."""
+
+  behaviour = "pick_and_place_other"
+  success_outcome = "other_grasped"
+  grasp_offset = (0.0, 0.0, 0.0)
+
+  def __init__(self, environment, generator: np.random.Generator):
+    super().__init__(environment, generator)
+    self.target = str(generator.choice(scene_lib.OTHERS))
+    self.parameters["target"] = self.target
+
+
+SCRIPTS = (
+  GraspFromDrawer,
+  OpenDrawer,
+  CloseDrawer,
+  OpenUpperDrawer,
+  CloseUpperDrawer,
+  CloseThenOpenDrawer,
+  PickAndPlaceBottle,
+  BlockDrawer,
+  PickAndPlaceOther,
+)
