@@ -24,12 +24,15 @@ class CogConfig(tfds.core.BuilderConfig):
 
   Attributes:
     num_episodes: episodes of the split `train`; the catalog's number if None.
+    base: the configuration of the catalog that a new name is a smaller or larger version of; the
+      dataset's default one if None.
 
   Raises:
     ValueError: if `num_episodes` is not a possible number of episodes.
   """
 
   num_episodes: int | None = None
+  base: str | None = None
 
   def __post_init__(self):
     if self.num_episodes is not None:
@@ -52,10 +55,17 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
   @property
   def entry(self) -> catalog.Entry:
-    """The catalog's entry; the default one if this configuration is not in the catalog."""
+    """The catalog's entry: of this name, or the one that this configuration is based on.
+
+    Raises:
+      ValueError: if the catalog has no configuration of that name; the message lists those it has.
+    """
     entries = {entry.config: entry for entry in catalog.entries(self.name)}
-    default = next(iter(entries.values()))
-    return entries.get(self.builder_config.name, default)
+    config = self.builder_config
+    if config.base and config.base not in entries:
+      raise ValueError(f"{self.name} has no configuration {config.base!r}; it has: {list(entries)}")
+    default = next(iter(entries))
+    return entries[config.base or (config.name if config.name in entries else default)]
 
   @property
   def split_seeds(self) -> dict[str, range]:
@@ -91,7 +101,7 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     )
 
   def _metadata(self) -> dict[str, Any]:
-    return {
+    metadata = {
       "environment": self.entry.environment,
       "environment_config": json.loads(registry.spec(self.entry.environment).config()),
       "scripts": dict(self.entry.scripts),
@@ -99,6 +109,11 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
       "seeds": {split: [seeds.start, seeds.stop] for split, seeds in self.split_seeds.items()},
       "packages": {name: importlib.metadata.version(name) for name in _RECORDING_PACKAGES},
     }
+    if self.entry.starts:
+      metadata["starts"] = dict(self.entry.starts)
+    if self.entry.excluded_outcome:
+      metadata["excluded_outcome"] = self.entry.excluded_outcome
+    return metadata
 
   def _split_generators(self, dl_manager):
     raise NotImplementedError("_generate_splits writes the shards itself")

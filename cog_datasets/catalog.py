@@ -23,13 +23,15 @@ class Entry:
   Attributes:
     name: the dataset's name in TFDS.
     config: the configuration's name; the first entry of a name is its default.
-    environment: name in `registry.ENVIRONMENTS`.
+    environment: name in `registry.ENVIRONMENTS`, where episodes start unless `starts` has another.
     scripts: (name in `scripted_policies.SCRIPTS`, probability) pairs.
     num_episodes: episodes of the split `train`.
     label: see `reward_labels.parse`.
     version: changes with any byte of the data.
     release_notes: version -> what changed.
     description: one sentence for people.
+    starts: (script, environment) pairs of the scripts that start in another condition of the task.
+    excluded_outcome: no episode has this outcome; one that would is recorded again from a new seed.
   """
 
   name: str
@@ -41,6 +43,8 @@ class Entry:
   version: str
   release_notes: Mapping[str, str]
   description: str
+  starts: tuple[tuple[str, str], ...] = ()
+  excluded_outcome: str | None = None
 
   def __post_init__(self):
     for script, _ in self.scripts:
@@ -53,6 +57,10 @@ class Entry:
   def episode_id(self, seed: int) -> str:
     """Stable and unique: the same in a dataset of any size that contains this episode."""
     return f"{self.name}/{self.config}/{seed:08d}"
+
+  def start(self, script: str) -> str:
+    """Name of the environment in which the episodes of a script start."""
+    return dict(self.starts).get(script, self.environment)
 
   def script(self, seed: int) -> str:
     """Draws the script of an episode from the episode's own seed."""
@@ -120,5 +128,86 @@ CATALOG = (
     version="1.0.0",
     release_notes={"1.0.0": "Initial release."},
     description="Placing a held object in the tray, with the task's sparse reward.",
+  ),
+  # Paper, section 6.1: 1.5M transitions of opening, closing, grasping and placing, unlabelled, that
+  # never touch the object in the drawer; a third of them for each of the test conditions.
+  Entry(
+    name="cog_drawer_prior",
+    config="closed",
+    environment="drawer_closed",
+    scripts=(
+      ("open_drawer", 0.50),
+      ("close_drawer", 0.12),
+      ("open_upper_drawer", 0.06),
+      ("pick_and_place_bottle", 0.10),
+      ("block_drawer", 0.08),
+      ("pick_and_place_other", 0.14),
+    ),
+    starts=(("close_drawer", "drawer_open"),),
+    excluded_outcome="object_touched",
+    num_episodes=14_600,
+    label="zero",
+    version="1.0.0",
+    release_notes={"1.0.0": "Initial release."},
+    description="Opening the closed drawer, and what is of no use for taking an object out of it.",
+  ),
+  Entry(
+    name="cog_drawer_prior",
+    config="blocked_1",
+    environment="drawer_blocked_1",
+    scripts=(
+      ("close_then_open_drawer", 0.40),
+      ("close_upper_drawer", 0.20),
+      ("open_drawer", 0.20),
+      ("open_upper_drawer", 0.05),
+      ("close_drawer", 0.05),
+      ("pick_and_place_other", 0.10),
+    ),
+    starts=(
+      ("open_drawer", "drawer_closed"),
+      ("open_upper_drawer", "drawer_closed"),
+      ("close_drawer", "drawer_open"),
+    ),
+    excluded_outcome="object_touched",
+    num_episodes=11_600,
+    label="zero",
+    version="1.0.0",
+    release_notes={"1.0.0": "Initial release."},
+    description="Closing the upper drawer that covers the handle, opening the lower one, and more.",
+  ),
+  Entry(
+    name="cog_drawer_prior",
+    config="blocked_2",
+    environment="drawer_blocked_2",
+    scripts=(
+      ("pick_and_place_bottle", 0.45),
+      ("open_drawer", 0.35),
+      ("block_drawer", 0.05),
+      ("close_drawer", 0.05),
+      ("pick_and_place_other", 0.10),
+    ),
+    starts=(
+      ("open_drawer", "drawer_closed"),
+      ("block_drawer", "drawer_closed"),
+      ("close_drawer", "drawer_open"),
+    ),
+    excluded_outcome="object_touched",
+    num_episodes=13_700,
+    label="zero",
+    version="1.0.0",
+    release_notes={"1.0.0": "Initial release."},
+    description="Moving the bottle away from the handle, opening the drawer, and more.",
+  ),
+  # Paper, section 6.1: 300K transitions of grasping from the open drawer, labelled.
+  Entry(
+    name="cog_drawer_task",
+    config="full",
+    environment="drawer_open",
+    scripts=(("grasp_from_drawer", 1.0),),
+    num_episodes=10_000,
+    label="sparse:grasp_from_drawer",
+    version="1.0.0",
+    release_notes={"1.0.0": "Initial release."},
+    description="Grasping an object from an open drawer, with the task's sparse reward.",
   ),
 )

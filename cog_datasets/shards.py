@@ -17,6 +17,7 @@ from apache_beam.options import pipeline_options
 from etils import epath
 
 from cog_datasets import catalog, progress, reward_labels, schema
+from collection import environment as environment_lib
 from collection import recorder, registry
 
 # Many small shards let any number of workers share the load evenly.
@@ -65,10 +66,9 @@ class WriteShard(beam.DoFn):
     self._writer = writer
     self._folder = folder
     self._counter_path = counter_path
-    self._environment = None
+    self._environments = {}  # name → environment; one for each start, made when it is needed
 
   def setup(self):
-    self._environment = registry.load(self._entry.environment)
     self._label = reward_labels.parse(self._entry.label)
 
   def process(self, shard: Shard):
@@ -81,19 +81,37 @@ class WriteShard(beam.DoFn):
     unfinished.replace(path)
 
   def teardown(self):
-    if self._environment is not None:
-      self._environment.close()
+    for environment in self._environments.values():
+      environment.close()
 
   def _serialized_episodes(self, seeds: range) -> Iterator[tuple[str, bytes]]:
     for seed in seeds:
       progress.check_followed(self._counter_path)
       episode_id = self._entry.episode_id(seed)
-      recording = recorder.record_episode(
-        self._entry.environment, self._environment, self._entry.script(seed), seed
-      )
+      recording = record(self._entry, self._environments, seed)
       episode = self._label(schema.from_recording(recording, episode_id))
       yield episode_id, self._features.serialize_example(schema.with_encoded_images(episode))
       progress.increment(self._counter_path)
+
+
+def record(
+  entry: catalog.Entry, environments: dict[str, environment_lib.ManipulationEnv], seed: int
+) -> recorder.Episode:
+  """Records the episode of a seed; again from a later seed while it has the excluded outcome.
+
+  Args:
+    entry: of the catalog.
+    environments: name → environment, to be used again; missing ones are added.
+    seed: of the episode in its split.
+  """
+  script = entry.script(seed)
+  name = entry.start(script)
+  if name not in environments:
+    environments[name] = registry.load(name)
+  for retry_seed in itertools.count(seed, registry.RETRY_STRIDE):
+    recording = recorder.record_episode(name, environments[name], script, retry_seed)
+    if entry.excluded_outcome is None or not recording.outcomes[entry.excluded_outcome].any():
+      return recording
 
 
 def local_options(

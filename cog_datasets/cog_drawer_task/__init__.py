@@ -1,0 +1,1 @@
+"""The dataset cog_drawer_task."""
