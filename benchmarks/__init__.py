@@ -1,0 +1,1 @@
+"""Measurements, each a main that prints one JSON object on standard output."""
