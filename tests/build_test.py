@@ -35,7 +35,10 @@ NOT_IN_COLLECTION = {
   "tf_agents",
 }
 SIMULATORS = {"pybullet", "pybullet_data", "pybullet_utils"}
-CALLERS_OF_A_SIMULATOR = {pathlib.Path("collection/robot.py"), pathlib.Path("collection/scenes.py")}
+CALLERS_OF_A_SIMULATOR = {
+  pathlib.Path("collection") / name
+  for name in ("drawer_scene.py", "objects.py", "robot.py", "scenes.py")
+}
 
 
 def imported_names(source: pathlib.Path) -> set[tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """Tests of built datasets: every entry of the catalog, recorded small and read in several ways."""
 
 import filecmp
+import functools
 import importlib
 import itertools
 import json
@@ -17,24 +18,34 @@ import tensorflow_datasets as tfds
 from apache_beam.options import pipeline_options
 
 from cog_datasets import builder, catalog, reward_labels, schema, shards
-from collection import recorder, registry, specs
+from collection import recorder, registry, scripted_policies, specs
+from tests.cog_datasets import drawer_data
 
-NUM_EPISODES = 12
-NUM_STEPS = 31  # 30 actions (appendix A.1) and the final observation
-CONFIG = {"name": "tiny", "num_episodes": NUM_EPISODES}
+NUM_EPISODES = 25  # enough that a drawer is opened in some of them
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
-each_entry = pytest.mark.parametrize(
-  "entry", catalog.CATALOG, ids=lambda entry: f"{entry.name}/{entry.config}"
-)
+
+def for_each(entries):
+  return pytest.mark.parametrize("entry", entries, ids=lambda entry: f"{entry.name}/{entry.config}")
+
+
+each_entry = for_each(catalog.CATALOG)
+each_prior_entry = for_each([e for e in catalog.CATALOG if e.name.endswith("_prior")])
+each_drawer_entry = for_each([e for e in catalog.CATALOG if e.name.startswith("cog_drawer_")])
+each_drawer_prior_entry = for_each(catalog.entries("cog_drawer_prior"))
 
 
 def builder_class(name: str) -> type[builder.CogDatasetBuilder]:
   return importlib.import_module(f"cog_datasets.{name}.{name}_dataset_builder").Builder
 
 
+def tiny_config(entry: catalog.Entry) -> dict[str, str | int]:
+  name = f"tiny_{entry.config}"
+  return {"name": name, "base": entry.config, "num_episodes": NUM_EPISODES}
+
+
 def make_builder(entry: catalog.Entry, data_dir, **config) -> builder.CogDatasetBuilder:
-  config = builder.CogConfig(**{**CONFIG, **config})
+  config = builder.CogConfig(**{**tiny_config(entry), **config})
   return builder_class(entry.name)(data_dir=data_dir, config=config)
 
 
@@ -60,7 +71,13 @@ def data_dir(tmp_path_factory) -> pathlib.Path:
 
 def read(entry: catalog.Entry, data_dir) -> dict[str, list[dict]]:
   """Episodes of each split, with stacked steps."""
-  dataset_builder = tfds.builder_from_directory(dataset_dir(entry, data_dir))
+  return read_once(dataset_dir(entry, data_dir))
+
+
+@functools.cache
+def read_once(folder: pathlib.Path) -> dict[str, list[dict]]:
+  """Decoding all images takes seconds, and no test changes what it reads."""
+  dataset_builder = tfds.builder_from_directory(folder)
   return {
     split: [
       {**episode, rlds.STEPS: tf.nest.map_structure(lambda *x: np.stack(x), *episode[rlds.STEPS])}
@@ -71,13 +88,34 @@ def read(entry: catalog.Entry, data_dir) -> dict[str, list[dict]]:
 
 
 def dataset_dir(entry: catalog.Entry, data_dir) -> pathlib.Path:
-  return data_dir / entry.name / CONFIG["name"] / entry.version
+  return data_dir / entry.name / f"tiny_{entry.config}" / entry.version
+
+
+def split_seed(episode: dict) -> int:
+  """The seed that an episode has in its split, though it may have been recorded again."""
+  return int(episode[schema.EPISODE_METADATA][schema.SEED]) % registry.RETRY_STRIDE
+
+
+def num_steps(entry: catalog.Entry, seed: int) -> int:
+  """Of a script's actions, and the final observation."""
+  return scripted_policies.script(entry.script(seed)).num_timesteps + 1
+
+
+def states(episode: dict) -> np.ndarray:
+  """The simulator's, (T + 1, n)."""
+  return episode[rlds.STEPS][rlds.OBSERVATION][specs.SIMULATOR_STATE]
+
+
+def assert_same_dataset(entry: catalog.Entry, data_dir, other_dir):
+  """Of a dataset whose name has other configurations in one of the two folders."""
+  for part in (f"tiny_{entry.config}", ".config"):
+    assert_same_bytes(data_dir / entry.name / part, other_dir / entry.name / part)
 
 
 @each_entry
 def test_splits_have_the_seeds_set_aside_for_them(entry, data_dir):
   seeds = {
-    split: [int(episode[schema.EPISODE_METADATA][schema.SEED]) for episode in episodes]
+    split: [split_seed(episode) for episode in episodes]
     for split, episodes in read(entry, data_dir).items()
   }
   assert seeds == {
@@ -87,31 +125,46 @@ def test_splits_have_the_seeds_set_aside_for_them(entry, data_dir):
 
 
 @each_entry
+def test_an_episode_has_the_seed_of_its_split_unless_it_was_recorded_again(entry, data_dir):
+  for episode in sum(read(entry, data_dir).values(), []):
+    seed = int(episode[schema.EPISODE_METADATA][schema.SEED])
+    if seed != split_seed(episode):
+      script = entry.script(split_seed(episode))
+      rejected = recording_of(entry, script, split_seed(episode))
+      assert rejected.outcomes[entry.excluded_outcome].any()
+
+
+def recording_of(entry: catalog.Entry, script: str, seed: int) -> recorder.Episode:
+  environment = registry.load(entry.start(script))
+  recording = recorder.record_episode(entry.start(script), environment, script, seed)
+  environment.close()
+  return recording
+
+
+@each_entry
 def test_an_episode_is_the_recording_of_its_seed_bit_for_bit(entry, data_dir):
-  environment = registry.load(entry.environment)
   for episodes in read(entry, data_dir).values():
     for episode in episodes[::5]:
       steps, metadata = episode[rlds.STEPS], episode[schema.EPISODE_METADATA]
-      seed = int(metadata[schema.SEED])
-      recording = recorder.record_episode(entry.environment, environment, entry.script(seed), seed)
+      script = entry.script(split_seed(episode))
+      recording = recording_of(entry, script, int(metadata[schema.SEED]))
       for key in specs.OBSERVATION_KEYS:
         np.testing.assert_array_equal(steps[rlds.OBSERVATION][key], recording.observations[key])
       np.testing.assert_array_equal(steps[rlds.ACTION][:-1], recording.actions)
       for key, values in recording.outcomes.items():
         np.testing.assert_array_equal(steps[schema.OUTCOME][key][:-1], values)
-      assert metadata[schema.ENVIRONMENT].decode() == entry.environment
+      assert metadata[schema.ENVIRONMENT].decode() == entry.start(script)
       assert metadata[schema.ENVIRONMENT_CONFIG].decode() == recording.environment_config
       assert metadata[schema.AGENT_ID].decode() == recording.agent_id
-      assert metadata[schema.BEHAVIOUR].decode() == recording.behaviour
-  environment.close()
+      assert metadata[schema.BEHAVIOUR].decode() == recording.behaviour == script
 
 
 @each_entry
 def test_steps_are_flagged_and_the_last_only_carries_the_final_observation(entry, data_dir):
   for episode in sum(read(entry, data_dir).values(), []):
-    steps = episode[rlds.STEPS]
-    assert steps[rlds.IS_FIRST].tolist() == [True] + [False] * (NUM_STEPS - 1)
-    assert steps[rlds.IS_LAST].tolist() == [False] * (NUM_STEPS - 1) + [True]
+    steps, length = episode[rlds.STEPS], num_steps(entry, split_seed(episode))
+    assert steps[rlds.IS_FIRST].tolist() == [True] + [False] * (length - 1)
+    assert steps[rlds.IS_LAST].tolist() == [False] * (length - 1) + [True]
     assert not steps[rlds.IS_TERMINAL].any()
     assert (steps[rlds.DISCOUNT] == 1).all()
     assert not steps[rlds.ACTION][-1].any()
@@ -129,32 +182,78 @@ def test_rewards_are_those_of_the_label(entry, data_dir):
     )
 
 
-@pytest.mark.parametrize(
-  "entry", [e for e in catalog.CATALOG if e.name.endswith("_prior")], ids=lambda e: e.name
-)
+@each_prior_entry
 def test_rewards_of_prior_data_are_zero(entry, data_dir):
   for episode in sum(read(entry, data_dir).values(), []):
     assert not episode[rlds.STEPS][rlds.REWARD].any()
 
 
-def test_the_reward_of_placing_belongs_to_the_step_that_leaves_the_object_in_the_tray(data_dir):
-  episodes = read(catalog.entries("cog_pickplace_task")[0], data_dir)["train"]
+@pytest.mark.parametrize(
+  ("name", "outcome"), [("cog_pickplace_task", "placed"), ("cog_drawer_task", "grasped_out")]
+)
+def test_the_reward_of_a_task_belongs_to_the_step_that_leaves_it_solved(name, outcome, data_dir):
+  episodes = read(catalog.entries(name)[0], data_dir)["train"]
   for episode in episodes:
     steps = episode[rlds.STEPS]
-    placed = steps[schema.OUTCOME]["placed"]
-    assert steps[rlds.REWARD][:-1].tolist() == placed[:-1].astype(float).tolist()
+    solved = steps[schema.OUTCOME][outcome]
+    assert steps[rlds.REWARD][:-1].tolist() == solved[:-1].astype(float).tolist()
   assert any(episode[rlds.STEPS][rlds.REWARD].any() for episode in episodes)
 
 
 @each_entry
 def test_sparse_rewards_are_those_that_the_environment_gave(entry, data_dir):
-  environment = registry.load(entry.environment)
   sparse = reward_labels.sparse(registry.spec(entry.environment).task.name)
   for episode in read(entry, data_dir)["train"][:3]:
-    seed = int(episode[schema.EPISODE_METADATA][schema.SEED])
-    recording = recorder.record_episode(entry.environment, environment, entry.script(seed), seed)
+    script = entry.script(split_seed(episode))
+    recording = recording_of(entry, script, int(episode[schema.EPISODE_METADATA][schema.SEED]))
     np.testing.assert_array_equal(sparse(episode)[rlds.STEPS][rlds.REWARD][:-1], recording.rewards)
-  environment.close()
+
+
+@each_entry
+def test_an_episode_is_tagged_with_its_behaviour_and_starts_where_that_starts(entry, data_dir):
+  behaviours = set()
+  for episode in sum(read(entry, data_dir).values(), []):
+    metadata = episode[schema.EPISODE_METADATA]
+    behaviour = metadata[schema.BEHAVIOUR].decode()
+    assert behaviour == entry.script(split_seed(episode))
+    assert json.loads(metadata[schema.AGENT_ID])["script"] == behaviour
+    environment = metadata[schema.ENVIRONMENT].decode()
+    assert environment == entry.start(behaviour)
+    if environment in drawer_data.STARTS:
+      assert drawer_data.starts_in(environment, states(episode))
+    behaviours.add(behaviour)
+  assert len(behaviours) >= min(len(entry.scripts), 3)
+
+
+@each_drawer_prior_entry
+def test_no_prior_episode_touches_the_object_which_moves_with_its_drawer_alone(entry, data_dir):
+  for episode in sum(read(entry, data_dir).values(), []):
+    outcome = episode[rlds.STEPS][schema.OUTCOME]
+    assert not outcome["object_touched"].any()
+    assert not outcome["grasped_out"].any()
+    assert not drawer_data.object_moves_by_itself(states(episode))
+
+
+def test_task_data_touches_the_object_and_takes_it_out(data_dir):
+  # So the outcomes that prior data must not have are there to be seen.
+  episodes = read(catalog.entries("cog_drawer_task")[0], data_dir)["train"]
+  for outcome in ("object_touched", "grasped_out"):
+    assert any(episode[rlds.STEPS][schema.OUTCOME][outcome].any() for episode in episodes)
+  assert any(drawer_data.object_moves_by_itself(states(episode)) for episode in episodes)
+
+
+@each_drawer_entry
+def test_no_episode_both_opens_the_drawer_and_takes_the_object_out(entry, data_dir):
+  for episode in sum(read(entry, data_dir).values(), []):
+    taken_out = episode[rlds.STEPS][schema.OUTCOME]["grasped_out"].any()
+    taken_out = taken_out or drawer_data.lifts_object(states(episode))
+    assert not (drawer_data.opens_lower_drawer(states(episode)) and taken_out)
+
+
+def test_drawers_are_opened_in_prior_data(data_dir):
+  # So that one which is opened is there to be seen.
+  prior = [read(entry, data_dir)["train"] for entry in catalog.entries("cog_drawer_prior")]
+  assert any(drawer_data.opens_lower_drawer(states(episode)) for episode in sum(prior, []))
 
 
 @each_entry
@@ -164,8 +263,8 @@ def test_episode_ids_are_unique_and_the_same_in_a_dataset_of_any_size(entry, dat
     for episode in sum(read(entry, data_dir).values(), [])
   ]
   assert len(set(ids)) == len(ids)
-  assert ids[0] == f"{entry.name}/full/00000000"
-  assert ids[-1] == f"{entry.name}/full/10000000"
+  assert ids[0] == f"{entry.name}/{entry.config}/00000000"
+  assert ids[-1] == f"{entry.name}/{entry.config}/10000000"
 
 
 @each_entry
@@ -175,8 +274,10 @@ def test_metadata_says_how_to_record_the_dataset_again(entry, data_dir):
   assert metadata["environment_config"]["task"] == registry.spec(entry.environment).task.name
   assert metadata["scripts"] == dict(entry.scripts)
   assert metadata["label"] == entry.label
-  assert metadata["seeds"] == {"train": [0, 12], "validation": [10_000_000, 10_000_001]}
+  assert metadata["seeds"] == {"train": [0, 25], "validation": [10_000_000, 10_000_001]}
   assert set(metadata["packages"]) == {"pybullet", "numpy", "tensorflow"}
+  assert metadata.get("starts", {}) == dict(entry.starts)
+  assert metadata.get("excluded_outcome") == entry.excluded_outcome
 
 
 @each_entry
@@ -232,14 +333,14 @@ print(json.dumps({
 
 @each_entry
 def test_a_dataset_loads_without_the_code_that_built_it(entry, data_dir, tmp_path):
-  arguments = [dataset_dir(entry, data_dir), data_dir, f"{entry.name}/tiny"]
+  arguments = [dataset_dir(entry, data_dir), data_dir, f"{entry.name}/tiny_{entry.config}"]
   result = subprocess.run(
     [sys.executable, "-I", "-c", READ_WITHOUT_OUR_CODE, *map(str, arguments)],
     cwd=tmp_path, capture_output=True, text=True, check=True,
   )  # fmt: skip
   assert json.loads(result.stdout.splitlines()[-1]) == {
     "episodes": NUM_EPISODES,
-    "steps": [NUM_STEPS] * NUM_EPISODES,
+    "steps": [num_steps(entry, seed) for seed in range(NUM_EPISODES)],
     "image": [48, 48, 3],
     "by_name": NUM_EPISODES,
   }
@@ -252,7 +353,7 @@ def test_rlds_transformations_make_aligned_transitions(entry, data_dir):
   episode = next(iter(dataset_builder.as_dataset(split="train")))
   pairs = rlds.transformations.batch(episode[rlds.STEPS], size=2, shift=1, drop_remainder=True)
   transitions = list(pairs.as_numpy_iterator())
-  assert len(transitions) == NUM_STEPS - 1
+  assert len(transitions) == num_steps(entry, seed=0) - 1
   for t, pair in enumerate(transitions):
     state = pair[rlds.OBSERVATION][specs.STATE]
     np.testing.assert_array_equal(state, recorded[rlds.OBSERVATION][specs.STATE][t : t + 2])
@@ -266,9 +367,10 @@ def test_rlds_transformations_add_and_count(entry, data_dir):
   dataset = dataset_builder.as_dataset(split="train")
   assert rlds.rlds_types.is_valid_rlds_dataset(dataset)
   steps = next(iter(dataset))[rlds.STEPS]
-  assert int(rlds.transformations.episode_length(steps)) == NUM_STEPS
+  length = num_steps(entry, seed=0)
+  assert int(rlds.transformations.episode_length(steps)) == length
   shifted = rlds.transformations.shift_keys(steps, [rlds.REWARD], 1)
-  assert len(list(shifted)) == NUM_STEPS - 1
+  assert len(list(shifted)) == length - 1
 
 
 @pytest.mark.parametrize(
@@ -283,7 +385,7 @@ def test_the_command_writes_the_same_bytes_with_two_workers(
   result = subprocess.run(
     [
       *(sys.executable, "-m", "tensorflow_datasets.scripts.cli.main", "build", entry.name),
-      *(f"--data_dir={tmp_path}", f"--config={json.dumps(CONFIG)}"),
+      *(f"--data_dir={tmp_path}", f"--config={json.dumps(tiny_config(entry))}"),
       *("--beam_pipeline_options=direct_num_workers=2", *flags),
     ],
     cwd=tmp_path if from_anywhere else REPOSITORY / "cog_datasets",
@@ -292,7 +394,7 @@ def test_the_command_writes_the_same_bytes_with_two_workers(
   )  # fmt: skip
   # Each worker process says so once.
   assert result.stderr.count("INFO:__main__:Python sdk harness starting.") == 2
-  assert_same_bytes(data_dir / entry.name, tmp_path / entry.name)
+  assert_same_dataset(entry, data_dir, tmp_path)
 
 
 def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
@@ -316,13 +418,40 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
     make_builder(entry, tmp_path).download_and_prepare()
   monkeypatch.setattr(recorder, "record_episode", record_the_rest)
   make_builder(entry, tmp_path).download_and_prepare()
-  assert len(recorded) <= NUM_EPISODES + 1 + 1  # at most the episodes of one shard twice
-  assert_same_bytes(data_dir / entry.name, tmp_path / entry.name)
+  # Of one shard, which has 4 episodes at most, 3 may be recorded twice.
+  assert len(recorded) <= NUM_EPISODES + 1 + 3
+  assert_same_dataset(entry, data_dir, tmp_path)
 
 
 def test_another_number_of_episodes_under_the_same_name_is_refused(data_dir):
-  with pytest.raises(ValueError, match="holds {'train': 12, .*'train': 5, .*--overwrite"):
+  with pytest.raises(ValueError, match="holds {'train': 25, .*'train': 5, .*--overwrite"):
     make_builder(catalog.CATALOG[0], data_dir, num_episodes=5).download_and_prepare()
+
+
+def make_drawer_prior_builder(data_dir, **config) -> builder.CogDatasetBuilder:
+  config = builder.CogConfig(**config)
+  return builder_class("cog_drawer_prior")(data_dir=data_dir, config=config)
+
+
+@pytest.mark.parametrize(
+  ("config", "expected"),
+  [
+    ({"name": "small"}, "closed"),  # the default one
+    ({"name": "small", "base": "blocked_1"}, "blocked_1"),
+    ({"name": "large", "base": "blocked_2"}, "blocked_2"),
+  ],
+)
+def test_a_configuration_is_a_version_of_its_base(config, expected, tmp_path):
+  dataset_builder = make_drawer_prior_builder(tmp_path, num_episodes=5, **config)
+  assert dataset_builder.entry.config == expected
+  assert dataset_builder.info.metadata["environment"] == f"drawer_{expected}"
+  assert len(dataset_builder.split_seeds["train"]) == 5
+
+
+def test_an_unknown_base_is_refused_with_the_known_ones(tmp_path):
+  known = r"\['closed', 'blocked_1', 'blocked_2'\]"
+  with pytest.raises(ValueError, match=f"cog_drawer_prior has no .* 'ajar'; it has: {known}"):
+    make_drawer_prior_builder(tmp_path, name="small", base="ajar")
 
 
 @pytest.mark.parametrize("num_episodes", [0, -3, 10_000_001, "many"])
@@ -332,9 +461,17 @@ def test_a_configuration_with_an_impossible_number_of_episodes_is_refused(num_ep
 
 
 @each_entry
-def test_without_a_configuration_the_dataset_has_the_size_of_the_catalog(entry, tmp_path):
-  dataset_builder = builder_class(entry.name)(data_dir=tmp_path)
+def test_a_configuration_of_the_catalog_has_the_size_of_the_catalog(entry, tmp_path):
+  dataset_builder = builder_class(entry.name)(data_dir=tmp_path, config=entry.config)
   assert dataset_builder.info.full_name == f"{entry.name}/{entry.config}/{entry.version}"
+  assert dataset_builder.entry == entry
+  assert len(dataset_builder.split_seeds["train"]) == entry.num_episodes
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(entry.name for entry in catalog.CATALOG))
+def test_without_a_configuration_the_dataset_is_the_first_of_the_catalog(name, tmp_path):
+  entry, dataset_builder = catalog.entries(name)[0], builder_class(name)(data_dir=tmp_path)
+  assert dataset_builder.info.full_name == f"{name}/{entry.config}/{entry.version}"
   assert len(dataset_builder.split_seeds["train"]) == entry.num_episodes
 
 

@@ -4,19 +4,62 @@ import collections
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 
 from cog_datasets import catalog
-from collection import registry
+from collection import registry, scripted_policies
 
 each_entry = pytest.mark.parametrize(
   "entry", catalog.CATALOG, ids=lambda entry: f"{entry.name}/{entry.config}"
 )
 
 
+def test_the_names_are_those_that_users_rely_on():
+  assert [f"{entry.name}/{entry.config}" for entry in catalog.CATALOG] == [
+    "cog_pickplace_prior/full",
+    "cog_pickplace_task/full",
+    "cog_drawer_prior/closed",
+    "cog_drawer_prior/blocked_1",
+    "cog_drawer_prior/blocked_2",
+    "cog_drawer_task/full",
+  ]
+
+
 @each_entry
 def test_an_entry_names_a_known_environment(entry):
   assert entry.environment in registry.ENVIRONMENTS
+
+
+@each_entry
+def test_every_script_of_an_entry_starts_in_an_environment_of_the_entrys_task(entry):
+  task = registry.spec(entry.environment).task
+  for script, _ in entry.scripts:
+    assert registry.spec(entry.start(script)).task is task
+  assert {script for script, _ in entry.starts} <= {script for script, _ in entry.scripts}
+
+
+@each_entry
+def test_an_excluded_outcome_is_an_outcome_of_the_entrys_task(entry):
+  specs = registry.spec(entry.environment).task.outcome_specs
+  assert entry.excluded_outcome is None or specs[entry.excluded_outcome][0] is np.bool_
+
+
+@pytest.mark.parametrize(
+  ("config", "script", "environment"),
+  [
+    ("closed", "open_drawer", "drawer_closed"),
+    ("closed", "close_drawer", "drawer_open"),
+    ("blocked_1", "close_then_open_drawer", "drawer_blocked_1"),
+    ("blocked_1", "open_drawer", "drawer_closed"),
+    ("blocked_2", "pick_and_place_bottle", "drawer_blocked_2"),
+    ("blocked_2", "block_drawer", "drawer_closed"),
+  ],
+)
+def test_a_script_starts_where_it_has_something_to_do(config, script, environment):
+  (entry,) = [entry for entry in catalog.entries("cog_drawer_prior") if entry.config == config]
+  assert script in dict(entry.scripts)
+  assert entry.start(script) == environment
 
 
 @each_entry
@@ -39,11 +82,42 @@ def test_sizes_are_those_of_the_paper(name, num_episodes):
   assert catalog.entries(name)[0].num_episodes == num_episodes  # section 6.1
 
 
-@pytest.mark.parametrize("name", ["cog_pickplace_prior"])
-def test_prior_data_has_no_rewards_and_no_script_that_solves_the_task(name):
+def num_transitions(entry: catalog.Entry) -> int:
+  """Of the split `train`: of every episode that it will have."""
+  seeds = catalog.split_seeds(entry.num_episodes)["train"]
+  episodes = collections.Counter(entry.script(seed) for seed in seeds)
+  return sum(
+    count * scripted_policies.script(script).num_timesteps for script, count in episodes.items()
+  )
+
+
+def test_drawer_datasets_have_the_papers_transitions():
+  # Section 6.1: 1.5M of prior data, here a third for each test condition, and 300K of the task.
+  prior = [num_transitions(entry) for entry in catalog.entries("cog_drawer_prior")]
+  assert 1_500_000 <= sum(prior) < 1_530_000
+  assert min(prior) > 490_000
+  assert [num_transitions(entry) for entry in catalog.entries("cog_drawer_task")] == [300_000]
+
+
+@pytest.mark.parametrize(
+  ("name", "solutions"),
+  [
+    ("cog_pickplace_prior", {"place", "pick_and_place"}),
+    ("cog_drawer_prior", {"grasp_from_drawer"}),
+  ],
+)
+def test_prior_data_has_no_rewards_and_no_script_that_solves_the_task(name, solutions):
   for entry in catalog.entries(name):
     assert entry.label == "zero"
-    assert not {"place", "pick_and_place"} & {script for script, _ in entry.scripts}
+    assert not solutions & {script for script, _ in entry.scripts}
+    assert solutions <= set(scripted_policies.SCRIPTS)
+
+
+def test_task_data_of_the_drawer_starts_from_the_open_one_and_only_grasps():
+  (entry,) = catalog.entries("cog_drawer_task")
+  assert entry.environment == "drawer_open"
+  assert entry.label == "sparse:grasp_from_drawer"
+  assert entry.scripts == (("grasp_from_drawer", 1.0),)
 
 
 @each_entry
@@ -93,7 +167,8 @@ def test_an_impossible_number_of_episodes_is_refused_with_the_possible_ones(num_
 
 
 def test_an_unknown_dataset_is_refused_with_the_known_ones():
-  with pytest.raises(ValueError, match="unknown dataset 'cog_prior'.*cog_pickplace_prior"):
+  known = "'cog_drawer_prior', 'cog_drawer_task', 'cog_pickplace_prior', 'cog_pickplace_task'"
+  with pytest.raises(ValueError, match=f"unknown dataset 'cog_prior'; known: .{known}.$"):
     catalog.entries("cog_prior")
 
 

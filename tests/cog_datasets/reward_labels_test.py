@@ -8,6 +8,7 @@ from cog_datasets import catalog, reward_labels, schema
 from collection import tasks
 
 NUM_STEPS = 5  # with the last, which has no action
+KNOWN = "'sparse:grasp_from_drawer', 'sparse:place_in_tray'"
 
 
 def make_episode(task: str, outcomes: dict[str, list] | None = None) -> dict:
@@ -37,6 +38,18 @@ def test_sparse_rewards_the_step_whose_own_outcome_is_success_and_never_the_last
   # The action of step 1 places the object; the last step repeats the outcome before it.
   episode = make_episode("place_in_tray", {"placed": [False, True, True, True, True]})
   assert rewards(reward_labels.sparse("place_in_tray")(episode)) == [0.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_sparse_rewards_the_object_being_held_out_of_the_drawer():
+  episode = make_episode(
+    "grasp_from_drawer",
+    {
+      "lower_open": [True] * NUM_STEPS,
+      "object_touched": [False, True, True, True, True],
+      "grasped_out": [False, False, True, True, True],
+    },
+  )
+  assert rewards(reward_labels.sparse("grasp_from_drawer")(episode)) == [0.0, 0.0, 1.0, 1.0, 0.0]
 
 
 def test_sparse_follows_an_object_that_leaves_the_tray_again():
@@ -69,13 +82,13 @@ def test_every_label_of_the_catalog_parses(entry):
 
 @pytest.mark.parametrize("text", ["", "one", "zero:place_in_tray", "sparse", "place_in_tray"])
 def test_an_unknown_label_is_refused_with_the_known_ones(text):
-  with pytest.raises(ValueError, match=f"unknown label '{text}'.*zero.*sparse:place_in_tray"):
+  with pytest.raises(ValueError, match=f"unknown label '{text}'; known: .'zero', {KNOWN}.$"):
     reward_labels.parse(text)
 
 
 @pytest.mark.parametrize("text", ["sparse:", "sparse:place_in_try"])
 def test_an_unknown_task_is_refused_with_the_known_ones(text):
-  with pytest.raises(ValueError, match="unknown task.*place_in_tray"):
+  with pytest.raises(ValueError, match="unknown task.*'grasp_from_drawer', 'place_in_tray'"):
     reward_labels.parse(text)
 
 

@@ -12,6 +12,14 @@ from gymnasium.utils import env_checker
 import collection  # noqa: F401  registers the environments
 from collection import registry, specs
 
+STEP_LIMITS = {  # appendix A.3
+  "place_in_tray_held": 40,
+  "place_in_tray": 40,
+  "drawer_open": 80,
+  "drawer_closed": 80,
+  "drawer_blocked_1": 80,
+  "drawer_blocked_2": 80,
+}
 NAMES = tuple(registry.ENVIRONMENTS)
 
 
@@ -60,7 +68,7 @@ def test_gymnasiums_checker_passes_without_warnings(name):
 def test_gymnasium_make_truncates_at_the_step_limit(name):
   environment = gymnasium.make(registry.spec(name).gymnasium_id)
   environment.reset(seed=0)
-  limit = registry.spec(name).step_limit
+  limit = STEP_LIMITS[name]
   truncations = [environment.step(np.zeros(8, np.float32))[3] for _ in range(limit)]
   assert truncations == [False] * (limit - 1) + [True]
   environment.close()
@@ -68,11 +76,15 @@ def test_gymnasium_make_truncates_at_the_step_limit(name):
 
 def test_observations_have_the_documented_keys_shapes_and_types(environment):
   observation, _ = environment.reset(seed=0)
+  # A pose is 7 numbers. The tray scene has one object; the drawer scene has one, the bottle and two
+  # more, and the openings of two drawers.
+  size = 2 + 4 * 7 if environment.task.name == "grasp_from_drawer" else 7
   assert {key: (value.shape, value.dtype) for key, value in observation.items()} == {
     "image": ((48, 48, 3), np.uint8),
     "state": ((7,), np.float32),
-    "simulator_state": ((7,), np.float32),
+    "simulator_state": ((size,), np.float32),
   }
+  assert len(environment.scene.simulator_state_dimensions) == size
   assert environment.observation_space.contains(observation)
 
 
@@ -148,7 +160,7 @@ def test_a_step_after_close_or_before_reset_says_so():
 
 
 def test_wrong_names_list_the_known_ones():
-  with pytest.raises(ValueError, match="'sponge'; known: place_in_tray_held, place_in_tray"):
+  with pytest.raises(ValueError, match=f"'sponge'; known: {', '.join(STEP_LIMITS)}$"):
     registry.load("sponge")
   with pytest.raises(ValueError, match=r"\('pixels',\): known keys are"):
     registry.load("place_in_tray", observation_keys=("pixels",))
@@ -191,3 +203,14 @@ def test_seed_ranges_are_disjoint():
   ]
   ordered = sorted(ranges, key=lambda seeds: seeds.start)
   assert all(a.stop <= b.start for a, b in zip(ordered, ordered[1:], strict=False))
+
+
+def test_the_seed_of_an_episode_that_is_recorded_again_is_outside_of_every_range():
+  ranges = (
+    registry.TRAIN_SEEDS,
+    registry.VALIDATION_SEEDS,
+    registry.EVALUATION_SEEDS,
+    registry.MONITORING_SEEDS,
+  )
+  smallest = min(seeds.start for seeds in ranges) + registry.RETRY_STRIDE
+  assert all(seeds.stop <= smallest for seeds in ranges)
