@@ -1,8 +1,8 @@
 """An oracle that chains skills without noise: the initial conditions are what they claim to be.
 
 What the whole chain solves is solvable; what it does not solve without its first skill asks for
-that skill. The skills are the scripts of `collection`, but no script chains them, and no dataset
-may contain an episode of the oracle: stitching them together is what agents are to learn.
+that skill. The skills are scripts of `collection`, none of which both opens a drawer and grasps.
+No dataset may contain an episode of the oracle: to stitch them together is what agents learn.
 """
 
 from collections.abc import Sequence
