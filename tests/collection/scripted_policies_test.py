@@ -1,5 +1,6 @@
 """Scripts: success rates of the paper, noise, neutral endings, recorded episodes."""
 
+import functools
 import json
 
 import numpy as np
@@ -30,16 +31,20 @@ LENGTHS = {  # steps of the scripts that take more than the paper's 30
   "block_drawer": 40,
   "pick_and_place_other": 40,
 }
-# Success rates in 600 episodes of other seeds (--first_seed=1000 of collect_main). The paper has
-# 0.4 to 0.5 for drawers and about 0.7 for grasping from one.
+# Success rates in 600 episodes of other seeds than those below, in the environments of RUNS:
+# collect_main with --first_seed=1000 prints them. The paper has 0.4 to 0.5 for drawers and about
+# 0.7 for grasping in their scene; it says nothing of the upper drawer alone.
 MEASURED_EPISODES = 600
+NUM_EPISODES = 45  # of each measurement here
 MEASURED = {
-  "grasp_from_drawer": 0.663,
-  "open_drawer": 0.475,
-  "close_drawer": 0.457,
-  "open_upper_drawer": 0.392,
-  "close_upper_drawer": 0.602,
-  "close_then_open_drawer": 0.438,
+  "grasp_from_drawer": 0.682,
+  "open_drawer": 0.473,
+  "close_drawer": 0.462,
+  "open_upper_drawer": 0.397,
+  "close_upper_drawer": 0.603,
+  "close_then_open_drawer": 0.437,
+  "pick_and_place_bottle": 0.723,
+  "pick_and_place_other": 0.642,
 }
 KEYS = (specs.STATE, specs.SIMULATOR_STATE)
 TRAY_CENTER_OF_BOTTLE = (0.77, 0.085)  # metres
@@ -47,7 +52,7 @@ TRAY_CENTER_OF_BOTTLE = (0.77, 0.085)  # metres
 each_script = pytest.mark.parametrize("script", RUNS)
 
 
-def _episodes(
+def _record(
   script: str, count: int, first_seed: int = 0, name: str | None = None
 ) -> list[recorder.Episode]:
   name = name or RUNS[script]
@@ -57,6 +62,9 @@ def _episodes(
   ]
   environment.close()
   return episodes
+
+
+_episodes = functools.cache(_record)  # what several tests look at is recorded once
 
 
 def _rate(episodes, outcome: str) -> float:
@@ -74,8 +82,8 @@ def test_every_script_is_tested():
 
 @each_script
 def test_an_episode_is_a_function_of_its_seed(script):
-  (first,) = _episodes(script, 1, first_seed=5)
-  again, other = _episodes(script, 2, first_seed=5)
+  (first,) = _record(script, 1, first_seed=5)
+  again, other = _record(script, 2, first_seed=5)
   for key in KEYS:
     assert np.array_equal(first.observations[key], again.observations[key])
   assert np.array_equal(first.actions, again.actions)
@@ -114,7 +122,7 @@ def test_placing_succeeds_nine_times_in_ten():
 
 @pytest.mark.parametrize("script", MEASURED)
 def test_a_script_succeeds_as_often_as_it_was_measured_to(script):
-  count, rate = 50, MEASURED[script]
+  count, rate = NUM_EPISODES, MEASURED[script]
   # Of the difference between two measurements of a rate.
   standard_error = np.sqrt(rate * (1 - rate) * (1 / count + 1 / MEASURED_EPISODES))
   outcome = scripted_policies.script(script).success_outcome
@@ -128,19 +136,22 @@ def test_nobody_opens_the_drawer_whose_handle_is_under_the_upper_one():
   assert max(episode.outcomes["lower_opening"].max() for episode in episodes) < 0.5
 
 
-@pytest.mark.parametrize("script", [*MEASURED, "pick_and_place_bottle"])
+@pytest.mark.parametrize("script", MEASURED)
 def test_without_noise_a_script_succeeds_and_ends_at_neutral(script, monkeypatch):
   monkeypatch.setattr(scripted_policy.ScriptedPolicy, "randomness", 0.0)
-  episodes = _episodes(script, 10)
+  episodes = _record(script, 10)
   assert _rate(episodes, scripted_policies.script(script).success_outcome) >= 0.9
   ends = [episode.observations[specs.STATE][[0, -1], :3] for episode in episodes]
   at_neutral = [np.linalg.norm(end - start) < 0.1 for start, end in ends]
   assert np.mean(at_neutral) >= 0.8
 
 
-@pytest.mark.parametrize("script", ["place", "open_drawer", "grasp_from_drawer"])
-def test_the_noise_has_the_papers_deviation_in_every_dimension(script):
-  actions = np.concatenate([episode.actions for episode in _episodes(script, 20)])
+@pytest.mark.parametrize(
+  "script, count",
+  [("place", 100), ("open_drawer", NUM_EPISODES), ("grasp_from_drawer", NUM_EPISODES)],
+)
+def test_the_noise_has_the_papers_deviation_in_every_dimension(script, count):
+  actions = np.concatenate([episode.actions for episode in _episodes(script, count)])
   quiet = actions[:, specs.ROTATION]  # never intended, so all noise
   assert np.all((0.18 < quiet.std(axis=0)) & (quiet.std(axis=0) < 0.22))
   assert np.abs(quiet.mean(axis=0)).max() < 0.03
@@ -198,7 +209,7 @@ def test_blocking_puts_the_bottle_in_front_of_the_drawer(monkeypatch):
   assert np.abs(y - 0.2).max() < 0.073, "beside the front it would block nothing"
   monkeypatch.setattr(scripted_policy.ScriptedPolicy, "randomness", 0.0)
   ends = [
-    episode.observations[specs.SIMULATOR_STATE][-1] for episode in _episodes("block_drawer", 10)
+    episode.observations[specs.SIMULATOR_STATE][-1] for episode in _record("block_drawer", 10)
   ]
   # A bottle that has fallen is not to be grasped by its neck.
   in_front = [state[9] < 0.7 and abs(state[10] - 0.2) < 0.073 for state in ends]
@@ -212,7 +223,7 @@ def test_the_other_object_that_is_picked_is_recorded_and_varies():
 
 
 def test_placing_ends_at_neutral():
-  for episode in _episodes("place", 10):
+  for episode in _episodes("place", 100)[:10]:
     start, end = episode.observations[specs.STATE][[0, -1], :3]
     assert np.linalg.norm(end - start) < 0.1
 
