@@ -1,12 +1,14 @@
 """Articulated bodies as URDF text: joints and the boxes and cylinders of their links."""
 
 import dataclasses
+import functools
 import os
 import tempfile
 from xml.etree import ElementTree
 
 import numpy as np
 
+FILE_NAME = "body.urdf"
 JOINT_EFFORT, JOINT_VELOCITY = "20", "3.14"  # Nm and rad/s; URDF asks for them, PyBullet ignores
 
 
@@ -80,11 +82,17 @@ def load(client, urdf_text: str, position: tuple[float, float, float]) -> int:
   Returns:
     PyBullet's number of the body.
   """
-  with tempfile.TemporaryDirectory(prefix="cog_urdf_") as folder:
-    path = os.path.join(folder, "body.urdf")
-    with open(path, "w", encoding="utf-8") as file:
-      file.write(urdf_text)
-    return client.loadURDF(path, position, useFixedBase=True)
+  path = os.path.join(_folder(urdf_text).name, FILE_NAME)
+  return client.loadURDF(path, position, useFixedBase=True)
+
+
+@functools.cache
+def _folder(urdf_text: str) -> tempfile.TemporaryDirectory:
+  """A folder with the text in a file: written once, read at every reset, gone with the process."""
+  folder = tempfile.TemporaryDirectory(prefix="cog_urdf_")
+  with open(os.path.join(folder.name, FILE_NAME), "w", encoding="utf-8") as file:
+    file.write(urdf_text)
+  return folder
 
 
 def _text(values) -> str:
