@@ -70,26 +70,31 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
   @property
   def split_seeds(self) -> dict[str, range]:
     """Seeds of the episodes of each split."""
-    return catalog.split_seeds(self.builder_config.num_episodes or self.entry.num_episodes)
+    num_episodes = self.builder_config.num_episodes or self.entry.num_episodes
+    return catalog.split_seeds(num_episodes, self.entry.seed_block)
 
   def download_and_prepare(self, *, download_config=None, **kwargs):
     """Builds the dataset, unless it is there already.
 
     Raises:
-      ValueError: if it is there with another number of episodes.
+      ValueError: if something else is there under the name: other scripts or other seeds.
     """
     overwrite = download_config is not None and download_config.download_mode.overwrite_dataset
     if self.is_prepared() and not overwrite:
-      self._check_num_episodes()
+      self._check_contents()
     super().download_and_prepare(download_config=download_config, **kwargs)
 
-  def _check_num_episodes(self):
-    wanted = {split: len(seeds) for split, seeds in self.split_seeds.items()}
-    found = {split: info.num_examples for split, info in self.info.splits.items()}
-    if found != wanted:
+  def _check_contents(self):
+    wanted = self._metadata()
+    wanted["episodes"] = {split: len(seeds) for split, seeds in self.split_seeds.items()}
+    found = dict(self.info.metadata)  # as it was read from the folder
+    found["episodes"] = {split: info.num_examples for split, info in self.info.splits.items()}
+    differing = [key for key in wanted if key != "packages" and found.get(key) != wanted[key]]
+    if differing:
       raise ValueError(
-        f"{self.data_path} holds {found} episodes, but {wanted} were asked for: choose another"
-        " config name, or build with --overwrite"
+        f"{self.data_path} holds a dataset with { {key: found.get(key) for key in differing} }, but"
+        f" { {key: wanted[key] for key in differing} } was asked for: choose another config name,"
+        " or build with --overwrite"
       )
 
   def _info(self) -> tfds.core.DatasetInfo:

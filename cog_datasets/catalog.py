@@ -10,6 +10,9 @@ from collection import registry, scripted_policies
 TRAIN = "train"
 VALIDATION = "validation"
 SPLIT_SEEDS = {TRAIN: registry.TRAIN_SEEDS, VALIDATION: registry.VALIDATION_SEEDS}
+# The i-th block of these seeds, in either split, is for the i-th configuration of a name, so that
+# the configurations of a name share no episode.
+SEEDS_PER_BLOCK = 1_000_000
 VALIDATION_SHARE = 0.05  # episodes of `validation` per episode of `train`
 
 # The script of an episode is drawn from a stream of its seed that the recorder does not use.
@@ -31,6 +34,7 @@ class Entry:
     release_notes: version -> what changed.
     description: one sentence for people.
     starts: (script, environment) pairs of the scripts that start in another condition of the task.
+    seed_block: which block of SEEDS_PER_BLOCK seeds it takes; its own in `name`.
     excluded_outcome: no episode has this outcome; one that would is recorded again from a new seed.
   """
 
@@ -44,12 +48,15 @@ class Entry:
   release_notes: Mapping[str, str]
   description: str
   starts: tuple[tuple[str, str], ...] = ()
+  seed_block: int = 0
   excluded_outcome: str | None = None
 
   def __post_init__(self):
     for script, _ in self.scripts:
       if script not in scripted_policies.SCRIPTS:
         raise ValueError(f"unknown script {script!r}; known: {sorted(scripted_policies.SCRIPTS)}")
+      scene_class = registry.spec(self.start(script)).task.scene_class
+      scripted_policies.script(script).check_scene(scene_class)
     total = sum(probability for _, probability in self.scripts)
     if not np.isclose(total, 1.0):
       raise ValueError(f"the probabilities of {self.scripts} sum to {total}, not to 1")
@@ -71,23 +78,27 @@ class Entry:
     return self.scripts[min(index, len(self.scripts) - 1)][0]
 
 
-def split_seeds(num_episodes: int) -> dict[str, range]:
+def split_seeds(num_episodes: int, seed_block: int = 0) -> dict[str, range]:
   """Seeds of each split of a dataset with `num_episodes` in `train`.
 
+  Args:
+    num_episodes: of the split `train`.
+    seed_block: which block of SEEDS_PER_BLOCK seeds they are the first of.
+
   Raises:
-    ValueError: if `num_episodes` is not an int from 1 to the number of seeds set aside for `train`.
+    ValueError: if `num_episodes` is not an int from 1 to SEEDS_PER_BLOCK.
   """
-  limit = len(registry.TRAIN_SEEDS)
   is_int = isinstance(num_episodes, int) and not isinstance(num_episodes, bool)
-  if not is_int or not 1 <= num_episodes <= limit:
+  if not is_int or not 1 <= num_episodes <= SEEDS_PER_BLOCK:
     raise ValueError(
-      f"num_episodes is a whole number from 1 to {limit} (the seeds of split {TRAIN!r}),"
-      f" got {num_episodes!r}"
+      f"num_episodes is a whole number from 1 to {SEEDS_PER_BLOCK} (the seeds that are set aside"
+      f" for a configuration), got {num_episodes!r}"
     )
   num_validation = max(1, round(VALIDATION_SHARE * num_episodes))
+  first = seed_block * SEEDS_PER_BLOCK
   return {
-    TRAIN: registry.TRAIN_SEEDS[:num_episodes],
-    VALIDATION: registry.VALIDATION_SEEDS[:num_validation],
+    TRAIN: registry.TRAIN_SEEDS[first : first + num_episodes],
+    VALIDATION: registry.VALIDATION_SEEDS[first : first + num_validation],
   }
 
 
@@ -103,6 +114,12 @@ def entries(name: str) -> list[Entry]:
     raise ValueError(f"unknown dataset {name!r}; known: {known}")
   return found
 
+
+_DRAWER_RELEASE_NOTES = {
+  "1.0.0": "Initial release.",
+  "1.1.0": "The bottle starts at rest, in a wider tray; scripts move in straight lines; the"
+  " configurations of cog_drawer_prior share no episode.",
+}
 
 CATALOG = (
   # Paper, section 6.1: 10K grasp attempts and behaviours that may be irrelevant, unlabelled.
@@ -138,17 +155,16 @@ CATALOG = (
     scripts=(
       ("open_drawer", 0.50),
       ("close_drawer", 0.12),
-      ("open_upper_drawer", 0.06),
-      ("pick_and_place_bottle", 0.10),
-      ("block_drawer", 0.08),
-      ("pick_and_place_other", 0.14),
+      ("open_upper_drawer", 0.08),
+      ("block_drawer", 0.14),
+      ("pick_and_place_other", 0.16),
     ),
     starts=(("close_drawer", "drawer_open"),),
     excluded_outcome="object_touched",
-    num_episodes=14_600,
+    num_episodes=13_400,
     label="zero",
-    version="1.0.0",
-    release_notes={"1.0.0": "Initial release."},
+    version="1.1.0",
+    release_notes=_DRAWER_RELEASE_NOTES,
     description="Opening the closed drawer, and what is of no use for taking an object out of it.",
   ),
   Entry(
@@ -168,11 +184,12 @@ CATALOG = (
       ("open_upper_drawer", "drawer_closed"),
       ("close_drawer", "drawer_open"),
     ),
+    seed_block=1,
     excluded_outcome="object_touched",
-    num_episodes=11_600,
+    num_episodes=11_200,
     label="zero",
-    version="1.0.0",
-    release_notes={"1.0.0": "Initial release."},
+    version="1.1.0",
+    release_notes=_DRAWER_RELEASE_NOTES,
     description="Closing the upper drawer that covers the handle, opening the lower one, and more.",
   ),
   Entry(
@@ -191,11 +208,12 @@ CATALOG = (
       ("block_drawer", "drawer_closed"),
       ("close_drawer", "drawer_open"),
     ),
+    seed_block=2,
     excluded_outcome="object_touched",
-    num_episodes=13_700,
+    num_episodes=11_800,
     label="zero",
-    version="1.0.0",
-    release_notes={"1.0.0": "Initial release."},
+    version="1.1.0",
+    release_notes=_DRAWER_RELEASE_NOTES,
     description="Moving the bottle away from the handle, opening the drawer, and more.",
   ),
   # Paper, section 6.1: 300K transitions of grasping from the open drawer, labelled.
@@ -206,8 +224,8 @@ CATALOG = (
     scripts=(("grasp_from_drawer", 1.0),),
     num_episodes=10_000,
     label="sparse:grasp_from_drawer",
-    version="1.0.0",
-    release_notes={"1.0.0": "Initial release."},
+    version="1.1.0",
+    release_notes=_DRAWER_RELEASE_NOTES,
     description="Grasping an object from an open drawer, with the task's sparse reward.",
   ),
 )

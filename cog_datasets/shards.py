@@ -24,6 +24,9 @@ from collection import recorder, registry
 MAX_EPISODES_PER_SHARD = 50  # about 2 MB
 MIN_SHARDS = 8  # of a split that has as many episodes
 
+# One episode in ten is excluded at the most; so many in a row are a mistake in the catalog.
+_MAX_ATTEMPTS = 100
+
 # A process needs seconds to import TensorFlow, which fewer episodes would not earn back.
 _EPISODES_PER_PROCESS = 100
 
@@ -103,15 +106,23 @@ def record(
     entry: of the catalog.
     environments: name → environment, to be used again; missing ones are added.
     seed: of the episode in its split.
+
+  Raises:
+    RuntimeError: if all attempts have the excluded outcome.
   """
   script = entry.script(seed)
   name = entry.start(script)
   if name not in environments:
     environments[name] = registry.load(name)
-  for retry_seed in itertools.count(seed, registry.RETRY_STRIDE):
+  for attempt in range(_MAX_ATTEMPTS):
+    retry_seed = seed + attempt * registry.RETRY_STRIDE
     recording = recorder.record_episode(name, environments[name], script, retry_seed)
     if entry.excluded_outcome is None or not recording.outcomes[entry.excluded_outcome].any():
       return recording
+  raise RuntimeError(
+    f"all of {_MAX_ATTEMPTS} episodes of script {script!r} in {name!r} from seed {seed} on have the"
+    f" outcome {entry.excluded_outcome!r}, which {entry.name}/{entry.config} excludes"
+  )
 
 
 def local_options(

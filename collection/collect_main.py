@@ -108,6 +108,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.error(
       f"--first_seed={arguments.first_seed}: expected 0 to {last_seed} less the episodes"
     )
+  try:
+    task = registry.spec(arguments.environment).task
+    scripted_policies.script(arguments.policy).check_scene(task.scene_class)
+  except ValueError as error:
+    parser.error(f"--policy={arguments.policy} --environment={arguments.environment}: {error}")
   out = arguments.out
   if out and out.suffix not in SUFFIXES:
     parser.error(f"--out={out}: expected a name that ends in {' or '.join(SUFFIXES)}")

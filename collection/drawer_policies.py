@@ -3,12 +3,13 @@
 import numpy as np
 
 from collection import drawer_scene as scene_lib
-from collection.scripted_policy import ScriptedPolicy, intended_action
+from collection.scripted_policy import ACTION_LIMIT, ScriptedPolicy, intended_action
 from collection.tray_policies import LIFT, Grasp, PickAndPlace
 
 APPROACH_GAIN = 14.0  # action per metre of distance
 PULL = 0.7  # action, along x
 CLEARANCE = 0.10  # metres, of the end effector above a place that it reaches from above
+OVER_CABINET = 0.18  # metres, the same above a thing on the table that lies behind the cabinet
 HOVER_WITHIN = 0.02  # metres, horizontal distance from the place at which it starts to go down
 STRAYED_BEYOND = 0.04  # metres, horizontal distance at which it rises again
 # Where the end effector takes hold of a drawer, from its handle: a finger on each side of it.
@@ -17,7 +18,7 @@ HOLD_OFFSET = {
   scene_lib.UPPER: np.array([0.0, 0.0, 0.010]),
 }
 # The script is told where the handle is with an error (appendix A.1: coordinates are approximate).
-HANDLE_ERROR = 0.016  # metres, standard deviation along each axis
+HANDLE_ERROR = 0.015  # metres, standard deviation along each axis
 LOST_BEYOND = 0.06  # metres from there: the drawer has slipped from the gripper
 
 DROP_HEIGHT = -0.260  # metres, of the end effector's drop point: it holds the bottle by its neck
@@ -28,7 +29,9 @@ IN_FRONT_X, IN_FRONT_Y = (0.56, 0.66), (0.17, 0.23)  # metres, where a bottle bl
 class FromAbove(ScriptedPolicy):
   """Reaches places from above, so that it passes over drawers and does not knock things over."""
 
+  scene_class = scene_lib.DrawerScene
   approach_gain = APPROACH_GAIN
+  clearance = CLEARANCE
 
   def __init__(self, environment, generator: np.random.Generator):
     super().__init__(environment, generator)
@@ -39,8 +42,11 @@ class FromAbove(ScriptedPolicy):
     aside = np.linalg.norm((target - position)[:2])
     self._is_above = aside < (STRAYED_BEYOND if self._is_above else HOVER_WITHIN)
     if not self._is_above:
-      target = target + (0, 0, CLEARANCE)
-    return super()._towards(target)
+      target = target + (0, 0, self.clearance)
+    action = super()._towards(target)
+    # In a straight line: cut off dimension by dimension, the move would first lead to the base,
+    # where the arm is slow.
+    return action / max(1.0, np.abs(action).max() / ACTION_LIMIT)
 
 
 class GraspFromDrawer(FromAbove, Grasp):
@@ -58,11 +64,12 @@ class MoveDrawer(FromAbove):
   """
 
   moves: tuple[tuple[int, int], ...]
+  handle_error = HANDLE_ERROR
 
   def __init__(self, environment, generator: np.random.Generator):
     super().__init__(environment, generator)
     self._threshold = self._draw_threshold("threshold")
-    error = self.randomness * generator.normal(0, HANDLE_ERROR, 3)
+    error = self.randomness * generator.normal(0, self.handle_error, 3)
     self.parameters["handle_error"] = [round(float(value), 4) for value in error]
     self._handle_error = np.array(self.parameters["handle_error"])
     self._moves_done = 0
@@ -132,6 +139,7 @@ class CloseUpperDrawer(MoveDrawer):
 
   behaviour = "close_upper_drawer"
   success_outcome = "upper_closed"
+  handle_error = 2 * HANDLE_ERROR  # pushing asks for no hold: with less it would nearly always work
   moves = ((scene_lib.UPPER, -1),)
 
 
@@ -149,11 +157,12 @@ class PickAndPlaceBottle(FromAbove, PickAndPlace):
 
   behaviour = "pick_and_place_bottle"
   success_outcome = "bottle_grasped"
-  num_timesteps = 40
+  num_timesteps = 50
   target = scene_lib.BOTTLE
-  tray_probability = 0.7
+  tray_probability = 0.8
   grasp_offset = (0.0, 0.0, 0.050)  # the lower half of its neck
-  tray_center = scene_lib.TRAY_CENTER
+  tray = scene_lib.TRAY
+  drop_offset = (-0.005, -0.032)  # it lets go that much before it gets there
   drop_height = DROP_HEIGHT
   drop_region = (DROP_X, DROP_Y)
 
@@ -172,6 +181,7 @@ class PickAndPlaceOther(PickAndPlaceBottle):
   behaviour = "pick_and_place_other"
   success_outcome = "other_grasped"
   grasp_offset = (0.0, 0.0, 0.0)
+  clearance = OVER_CABINET
 
   def __init__(self, environment, generator: np.random.Generator):
     super().__init__(environment, generator)

@@ -54,18 +54,18 @@ OTHER_X = (0.56, 0.76)  # metres
 OTHER_Y = (0.285, 0.335)
 OTHERS_APART = 0.07  # metres, at least
 
-TRAY_CENTER = (0.77, 0.085)  # metres
+# Wide enough for the bottle to stand in it and to lie in it.
+TRAY = scenes.Tray(center=(0.745, 0.095), floor=0.052, rim=0.062, height=0.015)
 # Its body is too wide to be grasped, fills the handle, and is taller than the handle is.
 BOTTLE_BODY = (0.034, 0.070)  # metres: radius, height
 BOTTLE_NECK = (0.013, 0.050)  # metres
 BOTTLE_MASS = 0.06  # kg
 BOTTLE_COLOR = (0.80, 0.10, 0.12, 1)
-# A bottle that does not block the drawer is at the tray as after a drop there, standing or fallen:
+# A bottle that does not block the drawer is in the tray as after a drop there, standing or fallen:
 # the states after it was moved overlap with those that other episodes start from.
-BOTTLE_ASIDE_X = (-0.030, 0.050)  # metres from the tray's centre
-BOTTLE_ASIDE_Y = (-0.055, 0.015)
-BOTTLE_FALLEN_PROBABILITY = 0.5
-BOTTLE_IN_FRONT_X = (0.565, 0.571)  # metres: between the front and the bar of the handle
+BOTTLE_ASIDE = 0.018  # metres from the tray's centre, at most, along x and along y
+BOTTLE_FALLEN_PROBABILITY = 0.2
+BOTTLE_IN_FRONT_X = (0.565, 0.568)  # metres: between the front and the bar of the handle
 BOTTLE_IN_FRONT_Y = (-0.010, 0.010)  # metres from the cabinet's middle
 
 
@@ -135,6 +135,7 @@ class DrawerScene(scenes.Scene):
 
   object_touched: bool
 
+  settling_substeps = 30  # everything is put down where it rests
   simulator_state_dimensions = (
     "lower drawer's opening [share of its travel]",
     "upper drawer's opening [share of its travel]",
@@ -146,7 +147,7 @@ class DrawerScene(scenes.Scene):
   def reset(self, generator: np.random.Generator, start: Start) -> None:
     """Loads everything anew in a drawn arrangement, the arm at neutral, the gripper open."""
     self._load_world()
-    self._load_tray(TRAY_CENTER)
+    self._load_tray(TRAY)
     self.object_touched = False
     self.arm = robot.WidowX250(self._client, on_substep=self._note_contact)
     self._load_cabinet(generator.uniform(*start.lower), generator.uniform(*start.upper))
@@ -168,7 +169,7 @@ class DrawerScene(scenes.Scene):
 
   def bottle_in_tray(self) -> bool:
     """Whether the bottle's centre is above the tray."""
-    return bool(np.abs(self.position(BOTTLE)[:2] - TRAY_CENTER).max() < scenes.TRAY_RIM)
+    return bool(np.abs(self.position(BOTTLE)[:2] - TRAY.center).max() < TRAY.rim)
 
   def is_near_cabinet(self, within: float) -> bool:
     """Whether the arm, the bottle or another object is at most `within` metres from the cabinet."""
@@ -233,11 +234,10 @@ class DrawerScene(scenes.Scene):
       y = CABINET_CENTER_Y + generator.uniform(*BOTTLE_IN_FRONT_Y)
       self._put_on_table(BOTTLE, (generator.uniform(*BOTTLE_IN_FRONT_X), y), _yaw(generator))
     else:
-      low, high = np.transpose([BOTTLE_ASIDE_X, BOTTLE_ASIDE_Y])
-      xy = TRAY_CENTER + generator.uniform(low, high)
+      xy = TRAY.center + generator.uniform(-BOTTLE_ASIDE, BOTTLE_ASIDE, 2)
       fallen = generator.uniform() < BOTTLE_FALLEN_PROBABILITY
-      above = scenes.TABLE_TOP + scenes.TRAY_HEIGHT / 2  # it slides down where the rim lets it
-      self._put_on_table(BOTTLE, xy, _yaw(generator), above, pitch=np.pi / 2 if fallen else 0.0)
+      floor = scenes.TABLE_TOP + scenes.TRAY_THICKNESS
+      self._put_on_table(BOTTLE, xy, _yaw(generator), floor, pitch=np.pi / 2 if fallen else 0.0)
 
     low, high = np.transpose([OTHER_X, OTHER_Y])
     places = generator.uniform(low, high, (2, 2))

@@ -12,17 +12,12 @@ from collection import objects, robot, specs
 
 GRAVITY = -10.0  # m/s²
 SOLVER_ITERATIONS = 30
-SETTLING_SUBSTEPS = 60
 
 TABLE_TOP = -0.38  # metres
 TABLE_SIZE = (1.2, 1.0, 0.04)  # metres
 TABLE_CENTER_XY = (0.6, 0.15)
 TABLE_COLOR = (0.72, 0.60, 0.45, 1)
 
-TRAY_CENTER = (0.5, 0.25)  # metres
-TRAY_FLOOR = 0.036  # metres, half the side of the floor
-TRAY_RIM = 0.060  # metres, half the side of the opening: the walls slope, so objects slide inwards
-TRAY_HEIGHT = 0.030  # metres
 TRAY_THICKNESS = 0.004  # metres
 TRAY_COLOR = (0.16, 0.34, 0.62, 1)
 
@@ -57,6 +52,17 @@ class Camera:
   shadow: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Tray:
+  """A square floor and four walls that slope, so that objects slide inwards; in metres."""
+
+  center: tuple[float, float]
+  floor: float  # half its side
+  rim: float  # half the side of the opening
+  height: float
+
+
+TRAY = Tray(center=(0.5, 0.25), floor=0.036, rim=0.060, height=0.030)
 POLICY_CAMERA = Camera(specs.IMAGE_SHAPE[0], distance=0.29, pitch=-40.0)
 VIDEO_CAMERA = Camera(480, distance=0.55, pitch=-25.0, shadow=True)
 
@@ -95,6 +101,7 @@ class Scene(abc.ABC):
   """
 
   simulator_state_dimensions: tuple[str, ...]
+  settling_substeps = 60  # of a reset
   arm: robot.WidowX250
 
   def __init__(self):
@@ -175,10 +182,10 @@ class Scene(abc.ABC):
       (*TABLE_CENTER_XY, TABLE_TOP - half[2]),
     )
 
-  def _load_tray(self, center: tuple[float, float]) -> None:
-    """A floor and four sloping walls, fixed to the table."""
-    slope = np.arctan2(TRAY_RIM - TRAY_FLOOR, TRAY_HEIGHT)
-    thin, middle, half = TRAY_THICKNESS / 2, (TRAY_FLOOR + TRAY_RIM) / 2, TRAY_HEIGHT / 2
+  def _load_tray(self, tray: Tray) -> None:
+    """Fixes it to the table."""
+    slope = np.arctan2(tray.rim - tray.floor, tray.height)
+    thin, middle, half = TRAY_THICKNESS / 2, (tray.floor + tray.rim) / 2, tray.height / 2
     across, along = (
       (thin, middle + thin, half / np.cos(slope)),
       (middle + thin, thin, half / np.cos(slope)),
@@ -194,7 +201,7 @@ class Scene(abc.ABC):
     turns = [self._client.getQuaternionFromEuler(tilt) for tilt in tilts]
     shapes = {
       "shapeTypes": [pybullet.GEOM_BOX] * 5,
-      "halfExtents": [(TRAY_FLOOR, TRAY_FLOOR, thin), across, across, along, along],
+      "halfExtents": [(tray.floor, tray.floor, thin), across, across, along, along],
     }
     collision = self._client.createCollisionShapeArray(
       **shapes, collisionFramePositions=centers, collisionFrameOrientations=turns
@@ -205,7 +212,7 @@ class Scene(abc.ABC):
       visualFrameOrientations=turns,
       rgbaColors=[TRAY_COLOR] * 5,
     )
-    self._client.createMultiBody(0, collision, visual, (*center, TABLE_TOP))
+    self._client.createMultiBody(0, collision, visual, (*tray.center, TABLE_TOP))
 
   def _put_on_table(
     self, name: str, xy: np.ndarray, yaw: float, above: float = TABLE_TOP, pitch: float = 0.0
@@ -218,7 +225,7 @@ class Scene(abc.ABC):
     self._client.resetBasePositionAndOrientation(body, position, turn)
 
   def _settle(self) -> None:
-    for _ in range(SETTLING_SUBSTEPS):
+    for _ in range(self.settling_substeps):
       self._client.stepSimulation()
 
 
@@ -238,21 +245,21 @@ class TrayScene(Scene):
 
   def object_to_tray(self) -> float:
     """Distance in the plane of the table from the tray's centre, in metres."""
-    return float(np.linalg.norm(self.position()[:2] - TRAY_CENTER))
+    return float(np.linalg.norm(self.position()[:2] - TRAY.center))
 
   def simulator_state(self) -> np.ndarray:
     return np.array(self.pose(), dtype=np.float32)
 
   def _load(self, generator: np.random.Generator) -> None:
     self._load_world()
-    self._load_tray(TRAY_CENTER)
+    self._load_tray(TRAY)
     self.arm = robot.WidowX250(self._client)
     self._bodies = {OBJECT: objects.load(self._client, tuple(objects.OBJECT_KINDS), generator)}
 
   def _place_on_table(self, generator: np.random.Generator) -> None:
     while True:
       xy = generator.uniform((OBJECT_X[0], OBJECT_Y[0]), (OBJECT_X[1], OBJECT_Y[1]))
-      if np.linalg.norm(xy - TRAY_CENTER) > MIN_DISTANCE_TO_TRAY:
+      if np.linalg.norm(xy - TRAY.center) > MIN_DISTANCE_TO_TRAY:
         break
     self._put_on_table(OBJECT, xy, generator.uniform(-np.pi, np.pi))
     self._settle()

@@ -21,6 +21,7 @@ CLOSE, OPEN, MOVE_TO_NEUTRAL = -1.0, 1.0, 1.0
 class ScriptedPolicy(abc.ABC):
   """Decides from the simulator; `action` adds the noise."""
 
+  scene_class: type[scenes.Scene]  # where it knows its way
   behaviour: str  # what an episode is tagged with
   success_outcome: str  # the outcome by which the script's success rate is measured
   num_timesteps = NUM_TIMESTEPS
@@ -29,10 +30,25 @@ class ScriptedPolicy(abc.ABC):
   randomness = 1.0  # scales the noise and the spread of the thresholds
 
   def __init__(self, environment, generator: np.random.Generator):
+    """Starts the script in an environment that has just been reset.
+
+    Raises:
+      ValueError: if the environment's scene is not the script's.
+    """
+    self.check_scene(type(environment.scene))
     self._scene = environment.scene
     self._start_position, _ = self._scene.arm.end_effector_pose()
     self._generator = generator
     self.parameters: dict[str, float | list[float]] = {}
+
+  @classmethod
+  def check_scene(cls, scene_class: type[scenes.Scene]) -> None:
+    """Raises ValueError unless the script acts in scenes of that class."""
+    if not issubclass(scene_class, cls.scene_class):
+      raise ValueError(
+        f"script {cls.behaviour!r} acts in a {cls.scene_class.__name__}, not in a"
+        f" {scene_class.__name__}"
+      )
 
   @property
   def agent_id(self) -> str:

@@ -25,6 +25,7 @@ class Grasp(ScriptedPolicy):
   they end with the return to the starting configuration, so that the datasets' states overlap.
   """
 
+  scene_class = scenes.TrayScene
   behaviour = "grasp"
   success_outcome = "grasped"
   grasp_offset = (0.0, 0.0, 0.0)  # metres, from the target's centre to where it is grasped
@@ -50,10 +51,12 @@ class Grasp(ScriptedPolicy):
 class Place(ScriptedPolicy):
   """The place component of algorithm 2: carry above the drop point, let go, return to neutral."""
 
+  scene_class = scenes.TrayScene
   behaviour = "place"
   success_outcome = "placed"
   tray_probability = 1.0  # of a drop point above the tray; the others lie outside it
-  tray_center = scenes.TRAY_CENTER
+  tray = scenes.TRAY
+  drop_offset = (0.0, 0.0)  # metres, from the tray's centre to the middle of the drop points there
   drop_height = DROP_HEIGHT
   drop_region = (scenes.OBJECT_X, scenes.OBJECT_Y)  # x and y of the drop points outside
 
@@ -74,7 +77,8 @@ class Place(ScriptedPolicy):
 
   def _draw_drop_position(self) -> np.ndarray:
     if self._generator.uniform() < self.tray_probability:
-      xy = self.tray_center + self._generator.uniform(-DROP_SPREAD, DROP_SPREAD, 2)
+      xy = np.add(self.tray.center, self.drop_offset)
+      xy = xy + self._generator.uniform(-DROP_SPREAD, DROP_SPREAD, 2)
     else:
       xy = self._draw_point_outside_tray()
     self.parameters["drop_position"] = [round(float(value), 4) for value in (*xy, self.drop_height)]
@@ -84,7 +88,7 @@ class Place(ScriptedPolicy):
     low, high = np.transpose(self.drop_region)
     while True:
       xy = self._generator.uniform(low, high)
-      if np.linalg.norm(np.subtract(xy, self.tray_center)) > scenes.MIN_DISTANCE_TO_TRAY:
+      if np.linalg.norm(np.subtract(xy, self.tray.center)) > scenes.MIN_DISTANCE_TO_TRAY:
         return xy
 
 
@@ -120,6 +124,7 @@ class PickAndPlaceOutside(PickAndPlace):
 class RandomMotion(ScriptedPolicy):
   """Irrelevant behaviour (section 6.1): visits uniformly random points, gripper at random."""
 
+  scene_class = scenes.TrayScene
   behaviour = "random"
   success_outcome = "grasped"
 

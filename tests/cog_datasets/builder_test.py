@@ -424,8 +424,16 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
 
 
 def test_another_number_of_episodes_under_the_same_name_is_refused(data_dir):
-  with pytest.raises(ValueError, match="holds {'train': 25, .*'train': 5, .*--overwrite"):
+  with pytest.raises(ValueError, match="holds .*'train': 25, .*'train': 5, .*--overwrite"):
     make_builder(catalog.CATALOG[0], data_dir, num_episodes=5).download_and_prepare()
+
+
+def test_another_base_under_the_same_name_is_refused(data_dir):
+  closed, blocked, _ = catalog.entries("cog_drawer_prior")
+  same_name = {**tiny_config(closed), "base": blocked.config}
+  with pytest.raises(ValueError, match="holds .*drawer_closed.*drawer_blocked_1.*--overwrite"):
+    make_builder(closed, data_dir, **same_name).download_and_prepare()
+  make_builder(closed, data_dir).download_and_prepare()  # what is there already is no error
 
 
 def make_drawer_prior_builder(data_dir, **config) -> builder.CogDatasetBuilder:

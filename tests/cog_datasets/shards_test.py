@@ -44,7 +44,7 @@ def _states(episode: recorder.Episode) -> np.ndarray:
 def _seeds_of_every_script(entry: catalog.Entry, count: int) -> dict[str, list[int]]:
   """Script → the first `count` seeds that draw it."""
   seeds = {script: [] for script, _ in entry.scripts}
-  for seed in registry.TRAIN_SEEDS[:1000]:
+  for seed in catalog.split_seeds(1_000, entry.seed_block)[catalog.TRAIN]:
     drawn = seeds[entry.script(seed)]
     if len(drawn) < count:
       drawn.append(seed)
@@ -95,6 +95,13 @@ def test_without_an_excluded_outcome_every_episode_has_the_seed_of_its_split(env
   episodes = [shards.record(entry, environments, seed) for seed in SEEDS]
   assert [episode.seed for episode in episodes] == list(SEEDS)
   assert any(_opens(episode) for episode in episodes)
+
+
+def test_an_outcome_that_every_episode_has_ends_in_an_error(environments, monkeypatch):
+  monkeypatch.setattr(shards, "_MAX_ATTEMPTS", 3)
+  entry = dataclasses.replace(OPENING, excluded_outcome="upper_closed")
+  with pytest.raises(RuntimeError, match="3 episodes of script 'open_drawer'.*'upper_closed'"):
+    shards.record(entry, environments, 0)
 
 
 def test_environments_are_made_when_they_are_needed_and_used_again():

@@ -35,6 +35,10 @@ def test_it_writes_a_video(tmp_path):
   [
     (["--environment=moon", "--policy=place"], "'place_in_tray_held', 'place_in_tray'"),
     (["--environment=place_in_tray", "--policy=dance"], "'grasp', 'pick_and_place'"),
+    (
+      ["--environment=drawer_open", "--policy=place"],
+      "script 'place' acts in a TrayScene, not in a DrawerScene",
+    ),
     ([*FLAGS[:2], "--episodes=0"], "--episodes=0: expected at least 1"),
     ([*FLAGS[:2], "--out=film.avi"], "film.avi: expected a name that ends in .mp4 or .npz"),
   ],

@@ -27,9 +27,9 @@ RUNS = {  # script → environment it is made for
 LENGTHS = {  # steps of the scripts that take more than the paper's 30
   "close_drawer": 40,
   "close_then_open_drawer": 60,
-  "pick_and_place_bottle": 40,
-  "block_drawer": 40,
-  "pick_and_place_other": 40,
+  "pick_and_place_bottle": 50,
+  "block_drawer": 50,
+  "pick_and_place_other": 50,
 }
 # Success rates in 600 episodes of other seeds than those below, in the environments of RUNS:
 # collect_main with --first_seed=1000 prints them. The paper has 0.4 to 0.5 for drawers and about
@@ -47,7 +47,7 @@ MEASURED = {
   "pick_and_place_other": 0.642,
 }
 KEYS = (specs.STATE, specs.SIMULATOR_STATE)
-TRAY_CENTER_OF_BOTTLE = (0.77, 0.085)  # metres
+DROPS_IN_TRAY = (0.740, 0.063)  # metres, their middle
 
 each_script = pytest.mark.parametrize("script", RUNS)
 
@@ -196,10 +196,10 @@ def _drop_points_of_the_bottle(script: str, count: int) -> np.ndarray:
 
 def test_most_of_the_bottles_drop_points_are_above_its_tray_and_the_others_beside_it():
   points = _drop_points_of_the_bottle("pick_and_place_bottle", 200)
-  distances = np.linalg.norm(points - TRAY_CENTER_OF_BOTTLE, axis=1)
-  above, beside = distances < 0.03, distances > 0.11
+  distances = np.linalg.norm(points - DROPS_IN_TRAY, axis=1)
+  above, beside = distances < 0.03, distances > 0.07
   assert np.all(above | beside)
-  assert above.mean() == pytest.approx(0.7, abs=0.1)  # three standard errors
+  assert above.mean() == pytest.approx(0.8, abs=0.1)  # three standard errors
   assert np.ptp(points[beside], axis=0).min() > 0.1, "all over the table"
 
 
@@ -226,6 +226,15 @@ def test_placing_ends_at_neutral():
   for episode in _episodes("place", 100)[:10]:
     start, end = episode.observations[specs.STATE][[0, -1], :3]
     assert np.linalg.norm(end - start) < 0.1
+
+
+def test_a_script_refuses_a_scene_that_is_not_its_own():
+  environment = registry.load("place_in_tray", observation_keys=KEYS)
+  environment.reset(seed=0)
+  message = "script 'open_drawer' acts in a DrawerScene, not in a TrayScene"
+  with pytest.raises(ValueError, match=message):
+    scripted_policies.load("open_drawer", environment, seed=0)
+  environment.close()
 
 
 def test_wrong_names_list_the_known_ones():
