@@ -22,11 +22,10 @@ MAKEFLAGS += --jobs=$(JOBS)
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 # Of `make drawer`.
-DRAWER_STEPS ?= 24000
+DRAWER_STEPS ?= 32000
 DRAWER_EPISODES ?= 250
 DRAWER_DIR ?= runs/drawer/seed_$(SEED)
 DRAWER_DATA_DIR ?= runs/drawer/data
-DRAWER_DATASET_EPISODES ?= 3000
 
 .PHONY: help demo drawer test lint lock clean
 .DELETE_ON_ERROR:
@@ -123,7 +122,7 @@ DRAWER_EVALUATED := $(DRAWER_COG:%=$(DRAWER_DIR)/%/evaluated-$(DRAWER_STEPS)) \
 # the policy comes to idle where scripts idled. A weaker one, and slower critics, do not drift.
 DRAWER_OVERRIDES := actor_bc_weight=0.2 critic_learning_rate=3e-4 target_update_tau=0.01
 TRAIN_ON_DRAWER = $(BIN)/python -m cog_agents.train_main --data_dir=$(DRAWER_DATA_DIR) \
-  --task=cog_drawer_task/small --observation=state --seed=$(SEED) --steps=$(DRAWER_STEPS) \
+  --task=cog_drawer_task --observation=state --seed=$(SEED) --steps=$(DRAWER_STEPS) \
   $(DRAWER_OVERRIDES:%=--override=%) --evaluate_every=4000 --threads=1 --workers=1 --run_dir=$(@D)
 EVALUATE_IN_DRAWER = $(BIN)/python -m cog_agents.evaluate_main --run_dir=$(@D) --workers=2 \
   --episodes=$(DRAWER_EPISODES) --environment
@@ -132,18 +131,17 @@ drawer: $(DRAWER_EVALUATED)
 	@$(BIN)/python -m cog_agents.report_main --root_dir=$(DRAWER_DIR) --out=$(DRAWER_DIR)/report.html
 
 $(DRAWER_BUILT): $(DRAWER_DATA_DIR)/%.built: | $(INSTALLED)
-	$(BIN)/tfds build cog_drawer_prior --imports=cog_datasets.register --data_dir=$(DRAWER_DATA_DIR) \
-	  --config='{"name": "$*_small", "base": "$*", "num_episodes": $(DRAWER_DATASET_EPISODES)}'
+	$(BIN)/tfds build cog_drawer_prior/$* --imports=cog_datasets.register \
+	  --data_dir=$(DRAWER_DATA_DIR)
 	@touch $@
 
 $(DRAWER_TASK): | $(INSTALLED)
-	$(BIN)/tfds build cog_drawer_task --imports=cog_datasets.register --data_dir=$(DRAWER_DATA_DIR) \
-	  --config='{"name": "small", "num_episodes": 2000}'
+	$(BIN)/tfds build cog_drawer_task --imports=cog_datasets.register --data_dir=$(DRAWER_DATA_DIR)
 	@touch $@
 
 $(DRAWER_TRAINED): $(DRAWER_DIR)/cog_%/trained-$(DRAWER_STEPS): \
     $(DRAWER_DATA_DIR)/%.built $(DRAWER_TASK)
-	$(TRAIN_ON_DRAWER) --method=cog --prior=cog_drawer_prior/$*_small --environment=drawer_$*
+	$(TRAIN_ON_DRAWER) --method=cog --prior=cog_drawer_prior/$* --environment=drawer_$*
 	@touch $@
 
 $(DRAWER_NO_PRIOR): $(DRAWER_TASK)
