@@ -161,7 +161,7 @@ CATALOG = (
     ),
     starts=(("close_drawer", "drawer_open"),),
     excluded_outcome="object_touched",
-    num_episodes=13_400,
+    num_episodes=13_500,
     label="zero",
     version="1.1.0",
     release_notes=_DRAWER_RELEASE_NOTES,
