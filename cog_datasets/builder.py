@@ -11,7 +11,7 @@ import apache_beam as beam
 import tensorflow_datasets as tfds
 from etils import epath
 
-from cog_datasets import catalog, progress, schema, shards
+from cog_datasets import catalog, manifest, progress, schema, shards
 from collection import registry
 
 # Packages whose version the recorded bytes depend on.
@@ -74,7 +74,7 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     return catalog.split_seeds(num_episodes, self.entry.seed_block)
 
   def download_and_prepare(self, *, download_config=None, **kwargs):
-    """Builds the dataset, unless it is there already.
+    """Builds the dataset with its manifest, unless it is there already.
 
     Raises:
       ValueError: if something else is there under the name: other scripts or other seeds.
@@ -83,6 +83,8 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     if self.is_prepared() and not overwrite:
       self._check_contents()
     super().download_and_prepare(download_config=download_config, **kwargs)
+    if not (self.data_path / manifest.FILENAME).exists():
+      manifest.write(self.data_path)
 
   def _check_contents(self):
     wanted = self._metadata()

@@ -1,1 +1,1 @@
-"""Beam jobs over prepared datasets: relabel, validate, statistics (design: to come)."""
+"""Beam jobs over prepared datasets: relabel, validate."""

@@ -16,8 +16,9 @@ import rlds
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from apache_beam.options import pipeline_options
+from etils import epath
 
-from cog_datasets import builder, catalog, reward_labels, schema, shards
+from cog_datasets import builder, catalog, manifest, reward_labels, schema, shards
 from collection import recorder, registry, scripted_policies, specs
 from tests.cog_datasets import drawer_data
 
@@ -426,6 +427,15 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
 def test_another_number_of_episodes_under_the_same_name_is_refused(data_dir):
   with pytest.raises(ValueError, match="holds .*'train': 25, .*'train': 5, .*--overwrite"):
     make_builder(catalog.CATALOG[0], data_dir, num_episodes=5).download_and_prepare()
+
+
+@each_entry
+def test_the_manifest_has_every_file(entry, data_dir):
+  folder = epath.Path(dataset_dir(entry, data_dir))
+  files = {path.name for path in folder.iterdir()} - {manifest.FILENAME}
+  assert set(manifest.read(folder)) == files
+  assert {"dataset_info.json", "features.json"} < files
+  assert not manifest.violations(folder)
 
 
 def test_another_base_under_the_same_name_is_refused(data_dir):

@@ -1,0 +1,82 @@
+"""Prepared datasets as Beam jobs see them: found by name or folder, read shard by shard."""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+from apache_beam.options import pipeline_options
+from etils import epath
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """One file of a dataset."""
+
+  split: str
+  path: str
+  num_episodes: int
+  file_format: str  # of tfds.core.FileFormat
+
+  @property
+  def filename(self) -> str:
+    return epath.Path(self.path).name
+
+  def records(self) -> Iterator[bytes]:
+    """Yields the serialised episodes, each a tf.train.Example, in the order of the file."""
+    adapter = tfds.core.file_adapters.ADAPTER_FOR_FORMAT[tfds.core.FileFormat(self.file_format)]
+    for record in adapter.make_tf_data(self.path):
+      yield record.numpy()
+
+
+def find(source: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
+  """Returns a reader of a prepared dataset, which needs no code but TFDS's.
+
+  Args:
+    source: NAME[/CONFIG][:VERSION], or the folder DIR/NAME[/CONFIG]/VERSION.
+    data_dir: the TFDS data directory in which a name is looked up; None: TFDS's own default.
+
+  Raises:
+    ValueError: if there is no such dataset.
+  """
+  if (epath.Path(source) / tfds.core.constants.FEATURES_FILENAME).exists():
+    return tfds.builder_from_directory(source)
+  try:
+    return tfds.core.read_only_builder.builder_from_files(source, data_dir=data_dir)
+  except tfds.core.DatasetNotFoundError as error:
+    place = data_dir or "TFDS's default data directory"
+    raise ValueError(
+      f"{source!r} is neither the name of a dataset in {place} nor a folder that holds one"
+    ) from error
+
+
+def shards(builder: tfds.core.DatasetBuilder) -> list[Shard]:
+  """The files of a dataset, split by split, in order.
+
+  Raises:
+    ValueError: if one is missing; the message names it.
+  """
+  info = builder.info
+  found = [
+    Shard(name, str(path), num_episodes, info.file_format.value)
+    for name, split in info.splits.items()
+    for path, num_episodes in zip(split.filepaths, split.shard_lengths, strict=True)
+  ]
+  for shard in found:
+    if not epath.Path(shard.path).exists():
+      raise ValueError(f"{info.full_name} is incomplete: {shard.path} is missing")
+  return found
+
+
+def add_beam_flag(parser: argparse.ArgumentParser) -> None:
+  """Adds --beam_pipeline_options, which means what it means to `tfds build`."""
+  parser.add_argument(
+    "--beam_pipeline_options", metavar="OPTION=VALUE,...", default="",
+    help="as of `tfds build`: runner=FlinkRunner,... (default: every core of this machine)",
+  )  # fmt: skip
+
+
+def beam_options(args: argparse.Namespace) -> pipeline_options.PipelineOptions | None:
+  """Returns what the flag says; None if it is not given."""
+  flags = [f"--{option}" for option in args.beam_pipeline_options.split(",") if option]
+  return pipeline_options.PipelineOptions(flags=flags) if flags else None
