@@ -6,6 +6,7 @@ import json
 from etils import epath
 
 FILENAME = "manifest.json"
+VALIDATION = "validation.json"  # what the validator leaves of a dataset without violations
 _BLOCK = 1 << 20  # bytes
 
 
@@ -43,6 +44,20 @@ def violations(folder: epath.Path) -> list[str]:
   return found
 
 
+def write_validation(folder: epath.Path, facts: dict) -> None:
+  """Notes that the dataset, as its manifest describes it, was validated without a violation."""
+  validation = {"manifest_sha256": sha256(folder / FILENAME), **facts}
+  (folder / VALIDATION).write_text(json.dumps(validation, indent=1))
+
+
+def is_validated(folder: epath.Path) -> bool:
+  """Whether the dataset was validated as its manifest describes it now."""
+  path = folder / VALIDATION
+  if not path.exists():
+    return False
+  return json.loads(path.read_text())["manifest_sha256"] == sha256(folder / FILENAME)
+
+
 def sha256(path: epath.Path) -> str:
   """Of a file, as hexadecimal digits."""
   digest = hashlib.sha256()
@@ -55,7 +70,8 @@ def sha256(path: epath.Path) -> str:
 def _files(folder: epath.Path) -> list[epath.Path]:
   """Hidden files are not part of a dataset."""
   names = {path.name: path for path in folder.iterdir()}
-  return [names[name] for name in sorted(names) if not name.startswith(".") and name != FILENAME]
+  described = [name for name in names if name not in (FILENAME, VALIDATION)]
+  return [names[name] for name in sorted(described) if not name.startswith(".")]
 
 
 def _describe(path: epath.Path) -> dict:

@@ -17,9 +17,8 @@ import tensorflow_datasets as tfds
 from apache_beam.options import pipeline_options
 from etils import epath
 
-from cog_datasets import manifest, progress, reward_labels, schema
+from cog_datasets import manifest, prepared, progress, reward_labels, schema
 from cog_datasets import shards as shards_lib
-from pipelines import prepared
 
 LINEAGE = "lineage"  # key of the metadata
 

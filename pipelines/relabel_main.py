@@ -10,7 +10,8 @@ import sys
 
 from etils import epath
 
-from pipelines import prepared, relabel
+from cog_datasets import prepared
+from pipelines import flags, relabel
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     "--version", default="1.0.0", help="of the new dataset (default: %(default)s)"
   )
   parser.add_argument("--data_dir", required=True, help="TFDS data directory of the new dataset")
-  prepared.add_beam_flag(parser)
+  flags.add_beam_flag(parser)
   return parser
 
 
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
   folder = epath.Path(args.data_dir) / args.name / args.version
   try:
     source = prepared.find(args.source, args.data_dir)
-    changes = relabel.relabel(source, args.label, folder, prepared.beam_options(args))
+    changes = relabel.relabel(source, args.label, folder, flags.beam_options(args))
   except ValueError as error:
     parser.error(str(error))
   print(json.dumps({"dataset": str(folder), **vars(changes)}))

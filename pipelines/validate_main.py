@@ -6,7 +6,10 @@
 import argparse
 import sys
 
-from pipelines import prepared, validate
+from etils import epath
+
+from cog_datasets import manifest, prepared
+from pipelines import flags, validate
 
 SIMULATE_EVERY = 100
 
@@ -17,7 +20,7 @@ def _parser() -> argparse.ArgumentParser:
     description="Checks files against their manifest, the layout of every episode, actions, "
     "observations, rewards against the label, ids and splits; records a sample of the episodes "
     "again from their seeds and compares them bit for bit. Lists every violation; exit 1 if there "
-    "is one.",
+    "is one. A dataset without any gets a validation.json, and may be published.",
   )
   parser.add_argument(
     "source", metavar="NAME[/CONFIG][:VERSION]",
@@ -28,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     "--simulate_every", metavar="N", type=int, default=SIMULATE_EVERY,
     help="record one episode in N again (default: %(default)s)",
   )  # fmt: skip
-  prepared.add_beam_flag(parser)
+  flags.add_beam_flag(parser)
   return parser
 
 
@@ -41,10 +44,13 @@ def main(argv: list[str] | None = None) -> int:
     source = prepared.find(args.source, args.data_dir)
   except ValueError as error:
     parser.error(str(error))
-  violations = validate.validate(source, args.simulate_every, prepared.beam_options(args))
+  violations = validate.validate(source, args.simulate_every, flags.beam_options(args))
   for violation in violations:
     print(violation)
   episodes = sum(split.num_examples for split in source.info.splits.values())
+  if not violations:
+    facts = {"episodes": episodes, "simulate_every": args.simulate_every}
+    manifest.write_validation(epath.Path(source.data_dir), facts)
   print(f"{source.info.full_name}: {len(violations)} violations in {episodes} episodes")
   return 1 if violations else 0
 

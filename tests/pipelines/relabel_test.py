@@ -10,8 +10,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from cog_agents import experience
-from cog_datasets import manifest, reward_labels
-from pipelines import prepared, relabel, relabel_main
+from cog_datasets import manifest, prepared, reward_labels
+from pipelines import relabel, relabel_main
 from tests.pipelines import datasets
 
 TASK_LABEL = "sparse:place_in_tray"

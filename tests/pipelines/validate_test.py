@@ -10,8 +10,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from cog_datasets import manifest
-from pipelines import prepared, validate, validate_main
+from cog_datasets import manifest, prepared
+from pipelines import validate, validate_main
 from tests.pipelines import datasets
 
 EPISODE = 5  # of `train`; its id ends with its seed

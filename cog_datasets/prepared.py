@@ -1,12 +1,12 @@
-"""Prepared datasets as Beam jobs see them: found by name or folder, read shard by shard."""
+"""Prepared datasets: found by name or folder, read shard by shard, with no code but TFDS's."""
 
-import argparse
 import dataclasses
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
-from apache_beam.options import pipeline_options
 from etils import epath
+
+_FEATURES = "features.json"  # by which TFDS knows a prepared dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +39,15 @@ def find(source: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
   Raises:
     ValueError: if there is no such dataset.
   """
-  if (epath.Path(source) / tfds.core.constants.FEATURES_FILENAME).exists():
+  if (epath.Path(source) / _FEATURES).exists():
     return tfds.builder_from_directory(source)
   try:
     return tfds.core.read_only_builder.builder_from_files(source, data_dir=data_dir)
-  except tfds.core.DatasetNotFoundError as error:
+  except (tfds.core.DatasetNotFoundError, ValueError) as error:  # the latter: not even a name
     place = data_dir or "TFDS's default data directory"
     raise ValueError(
       f"{source!r} is neither the name of a dataset in {place} nor a folder that holds one"
+      f" (with its {_FEATURES})"
     ) from error
 
 
@@ -66,17 +67,3 @@ def shards(builder: tfds.core.DatasetBuilder) -> list[Shard]:
     if not epath.Path(shard.path).exists():
       raise ValueError(f"{info.full_name} is incomplete: {shard.path} is missing")
   return found
-
-
-def add_beam_flag(parser: argparse.ArgumentParser) -> None:
-  """Adds --beam_pipeline_options, which means what it means to `tfds build`."""
-  parser.add_argument(
-    "--beam_pipeline_options", metavar="OPTION=VALUE,...", default="",
-    help="as of `tfds build`: runner=FlinkRunner,... (default: every core of this machine)",
-  )  # fmt: skip
-
-
-def beam_options(args: argparse.Namespace) -> pipeline_options.PipelineOptions | None:
-  """Returns what the flag says; None if it is not given."""
-  flags = [f"--{option}" for option in args.beam_pipeline_options.split(",") if option]
-  return pipeline_options.PipelineOptions(flags=flags) if flags else None

@@ -1,0 +1,133 @@
+"""Tests of publishing: what is copied, what is refused, what others can do with it."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tensorflow_datasets as tfds
+from etils import epath
+
+from cog_agents import experience
+from cog_datasets import manifest, prepared, publish, publish_main
+from pipelines import validate_main
+from tests.pipelines import datasets
+
+
+@pytest.fixture(name="task", scope="module")
+def _task(tmp_path_factory) -> pathlib.Path:
+  """A dataset that was built and validated."""
+  folder = datasets.build("cog_pickplace_task", tmp_path_factory.mktemp("data"))
+  assert validate_main.main([str(folder)]) == 0
+  return folder
+
+
+def _publish(folder: pathlib.Path, destination: pathlib.Path) -> epath.Path:
+  return publish.publish(prepared.find(str(folder)), epath.Path(destination))
+
+
+def _bytes(folder) -> dict[str, bytes]:
+  return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
+
+
+def test_the_copy_has_the_same_files_and_is_read_by_name(task, tmp_path):
+  target = _publish(task, tmp_path)
+  assert _bytes(target) == _bytes(task)
+  assert target.parent.relative_to(tmp_path) == pathlib.Path("cog_pickplace_task/tiny")
+  read = experience.load(
+    ["cog_pickplace_task/tiny"], data_dir=str(tmp_path), observation_keys=("state",)
+  )
+  assert read.num_transitions == datasets.NUM_EPISODES * 30
+
+
+def test_who_reads_it_needs_no_code_of_this_project(task, tmp_path):
+  target = _publish(task, tmp_path)
+  program = f"""
+import sys
+sys.path = [path for path in sys.path if "cog" not in path.lower().split("/")[-1]]
+sys.modules.update(collection=None, cog_datasets=None, cog_agents=None, pipelines=None)
+import tensorflow_datasets as tfds
+data = tfds.builder_from_directory({str(target)!r}).as_dataset(split="train")
+print(sum(len(episode["steps"]) for episode in data))
+"""
+  result = subprocess.run(
+    [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+  )
+  assert result.stdout.split()[-1] == str(datasets.NUM_EPISODES * 31)
+
+
+def test_an_interrupted_copy_is_not_found_and_goes_on(task, tmp_path, monkeypatch):
+  copy, copied = publish._copy, []
+
+  def stop_after_four(path, target):
+    if len(copied) == 4:
+      raise KeyboardInterrupt
+    copied.append(path.name)
+    copy(path, target)
+
+  monkeypatch.setattr(publish, "_copy", stop_after_four)
+  with pytest.raises(KeyboardInterrupt):
+    _publish(task, tmp_path)
+  with pytest.raises(ValueError, match="neither the name"):
+    prepared.find("cog_pickplace_task/tiny", str(tmp_path))
+  (damaged, *_) = (tmp_path / "cog_pickplace_task" / "tiny" / task.name).iterdir()
+  damaged.write_bytes(damaged.read_bytes()[:-1])
+  again = []
+
+  def note(path, target):
+    again.append(path.name)
+    copy(path, target)
+
+  monkeypatch.setattr(publish, "_copy", note)
+  target = _publish(task, tmp_path)
+  assert _bytes(target) == _bytes(task)
+  assert set(again) & set(copied) == {damaged.name}
+
+
+def test_what_is_published_is_left_alone(task, tmp_path):
+  target = _publish(task, tmp_path)
+  times = {path.name: path.stat().mtime for path in target.iterdir()}
+  assert _publish(task, tmp_path) == target
+  assert {path.name: path.stat().mtime for path in target.iterdir()} == times
+
+
+def test_other_contents_under_a_published_version_are_refused(task, tmp_path):
+  target = _publish(task, tmp_path / "public")
+  published = _bytes(target)
+  # The same episodes, but for the order of the features in one of them.
+  other = datasets.break_episode(task, tmp_path / "other", 0, lambda features: None)
+  manifest.write_validation(epath.Path(other), {})
+  assert manifest.read(epath.Path(other)) != manifest.read(epath.Path(task))
+  with pytest.raises(publish.PublishError, match="published already, with other contents"):
+    _publish(other, tmp_path / "public")
+  assert _bytes(target) == published
+
+
+@pytest.mark.parametrize(
+  ("damage", "message"),
+  [
+    (lambda folder: (folder / manifest.VALIDATION).unlink(), "is not validated"),
+    (lambda folder: (folder / manifest.FILENAME).unlink(), "has no manifest.json"),
+    (lambda folder: (folder / "metadata.json").write_text("{}"), "metadata.json has 2 bytes"),
+    (lambda folder: (folder / "features.json").unlink(), "neither the name"),
+  ],
+)
+def test_what_is_damaged_or_not_validated_is_refused(damage, message, task, tmp_path, capfd):
+  folder = tmp_path / "cog_pickplace_task" / "tiny" / task.name
+  shutil.copytree(task, folder)
+  damage(folder)
+  with pytest.raises(SystemExit) as error:
+    publish_main.main([str(folder), f"--destination={tmp_path / 'public'}"])
+  assert error.value.code == 2
+  assert message in capfd.readouterr().err
+  assert not (tmp_path / "public").exists()
+
+
+def test_the_command_says_how_to_read_it(task, tmp_path, capfd):
+  assert publish_main.main([str(task), f"--destination={tmp_path}"]) == 0
+  target = tmp_path / "cog_pickplace_task" / "tiny" / task.name
+  assert f'tfds.builder_from_directory("{target}")' in capfd.readouterr().out
+  assert tfds.builder_from_directory(target).info.splits["train"].num_examples == (
+    datasets.NUM_EPISODES
+  )
