@@ -127,7 +127,7 @@ TRAIN_ON_DRAWER = $(BIN)/python -m cog_agents.train_main --data_dir=$(DRAWER_DAT
 EVALUATE_IN_DRAWER = $(BIN)/python -m cog_agents.evaluate_main --run_dir=$(@D) --workers=2 \
   --episodes=$(DRAWER_EPISODES) --environment
 
-# Three skills in a row take longer to learn than two, as the success while training shows.
+# The bottle's condition is the last to be learned, as the success while training shows.
 $(DRAWER_DIR)/cog_blocked_2/trained: DRAWER_STEPS := $(DRAWER_STEPS_BLOCKED_2)
 
 drawer: $(DRAWER_EVALUATED)
