@@ -139,7 +139,7 @@ class CloseUpperDrawer(MoveDrawer):
 
   behaviour = "close_upper_drawer"
   success_outcome = "upper_closed"
-  handle_error = 2 * HANDLE_ERROR  # pushing asks for no hold: with less it would nearly always work
+  handle_error = 2 * HANDLE_ERROR  # pushing asks for no hold, so that it works more often
   moves = ((scene_lib.UPPER, -1),)
 
 

@@ -97,6 +97,11 @@ def split_seed(episode: dict) -> int:
   return int(episode[schema.EPISODE_METADATA][schema.SEED]) % registry.RETRY_STRIDE
 
 
+def first_seed(entry: catalog.Entry) -> int:
+  """Of the split `train`; that of `validation` is 10 million later."""
+  return 1_000_000 * entry.seed_block
+
+
 def num_steps(entry: catalog.Entry, seed: int) -> int:
   """Of a script's actions, and the final observation."""
   return scripted_policies.script(entry.script(seed)).num_timesteps + 1
@@ -120,8 +125,8 @@ def test_splits_have_the_seeds_set_aside_for_them(entry, data_dir):
     for split, episodes in read(entry, data_dir).items()
   }
   assert seeds == {
-    "train": list(registry.TRAIN_SEEDS[:NUM_EPISODES]),
-    "validation": list(registry.VALIDATION_SEEDS[:1]),
+    "train": list(range(first_seed(entry), first_seed(entry) + NUM_EPISODES)),
+    "validation": [10_000_000 + first_seed(entry)],
   }
 
 
@@ -264,8 +269,8 @@ def test_episode_ids_are_unique_and_the_same_in_a_dataset_of_any_size(entry, dat
     for episode in sum(read(entry, data_dir).values(), [])
   ]
   assert len(set(ids)) == len(ids)
-  assert ids[0] == f"{entry.name}/{entry.config}/00000000"
-  assert ids[-1] == f"{entry.name}/{entry.config}/10000000"
+  assert ids[0] == f"{entry.name}/{entry.config}/{first_seed(entry):08d}"
+  assert ids[-1] == f"{entry.name}/{entry.config}/{10_000_000 + first_seed(entry)}"
 
 
 @each_entry
@@ -275,7 +280,11 @@ def test_metadata_says_how_to_record_the_dataset_again(entry, data_dir):
   assert metadata["environment_config"]["task"] == registry.spec(entry.environment).task.name
   assert metadata["scripts"] == dict(entry.scripts)
   assert metadata["label"] == entry.label
-  assert metadata["seeds"] == {"train": [0, 25], "validation": [10_000_000, 10_000_001]}
+  first = first_seed(entry)
+  assert metadata["seeds"] == {
+    "train": [first, first + 25],
+    "validation": [10_000_000 + first, 10_000_001 + first],
+  }
   assert set(metadata["packages"]) == {"pybullet", "numpy", "tensorflow"}
   assert metadata.get("starts", {}) == dict(entry.starts)
   assert metadata.get("excluded_outcome") == entry.excluded_outcome
@@ -341,7 +350,7 @@ def test_a_dataset_loads_without_the_code_that_built_it(entry, data_dir, tmp_pat
   )  # fmt: skip
   assert json.loads(result.stdout.splitlines()[-1]) == {
     "episodes": NUM_EPISODES,
-    "steps": [num_steps(entry, seed) for seed in range(NUM_EPISODES)],
+    "steps": [num_steps(entry, first_seed(entry) + i) for i in range(NUM_EPISODES)],
     "image": [48, 48, 3],
     "by_name": NUM_EPISODES,
   }
@@ -354,7 +363,7 @@ def test_rlds_transformations_make_aligned_transitions(entry, data_dir):
   episode = next(iter(dataset_builder.as_dataset(split="train")))
   pairs = rlds.transformations.batch(episode[rlds.STEPS], size=2, shift=1, drop_remainder=True)
   transitions = list(pairs.as_numpy_iterator())
-  assert len(transitions) == num_steps(entry, seed=0) - 1
+  assert len(transitions) == num_steps(entry, first_seed(entry)) - 1
   for t, pair in enumerate(transitions):
     state = pair[rlds.OBSERVATION][specs.STATE]
     np.testing.assert_array_equal(state, recorded[rlds.OBSERVATION][specs.STATE][t : t + 2])
@@ -368,7 +377,7 @@ def test_rlds_transformations_add_and_count(entry, data_dir):
   dataset = dataset_builder.as_dataset(split="train")
   assert rlds.rlds_types.is_valid_rlds_dataset(dataset)
   steps = next(iter(dataset))[rlds.STEPS]
-  length = num_steps(entry, seed=0)
+  length = num_steps(entry, first_seed(entry))
   assert int(rlds.transformations.episode_length(steps)) == length
   shifted = rlds.transformations.shift_keys(steps, [rlds.REWARD], 1)
   assert len(list(shifted)) == length - 1
