@@ -1,5 +1,6 @@
 """Prepared datasets: found by name or folder, read shard by shard, with no code but TFDS's."""
 
+import argparse
 import dataclasses
 from collections.abc import Iterator
 
@@ -67,3 +68,12 @@ def shards(builder: tfds.core.DatasetBuilder) -> list[Shard]:
     if not epath.Path(shard.path).exists():
       raise ValueError(f"{info.full_name} is incomplete: {shard.path} is missing")
   return found
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the arguments of `find`."""
+  parser.add_argument(
+    "source", metavar="NAME[/CONFIG][:VERSION]",
+    help="a dataset in --data_dir, or the folder DIR/NAME[/CONFIG]/VERSION of one anywhere",
+  )  # fmt: skip
+  parser.add_argument("--data_dir", help="TFDS data directory (default: TFDS's own)")

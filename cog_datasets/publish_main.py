@@ -17,11 +17,7 @@ def _parser() -> argparse.ArgumentParser:
     description="Copies a validated dataset to DESTINATION/NAME[/CONFIG]/VERSION. The same command "
     "continues an interrupted copy; a published version is never overwritten.",
   )
-  parser.add_argument(
-    "source", metavar="NAME[/CONFIG][:VERSION]",
-    help="a dataset in --data_dir, or the folder DIR/NAME[/CONFIG]/VERSION of one anywhere",
-  )  # fmt: skip
-  parser.add_argument("--data_dir", help="TFDS data directory (default: TFDS's own)")
+  prepared.add_source_flags(parser)
   parser.add_argument(
     "--destination", required=True,
     help="a TFDS data directory: a folder, or whatever else etils reaches (gs://, s3://)",

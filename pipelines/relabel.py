@@ -67,7 +67,8 @@ def relabelled(record: bytes, label: reward_labels.Label) -> tuple[bytes, Change
   }
   new = label({rlds.STEPS: steps})[rlds.STEPS][rlds.REWARD]
   old_bytes, new_bytes = _serialised(old), _serialised(new)
-  assert record.count(old_bytes) == 1, "the one entry of this name in the map of features"
+  if record.count(old_bytes) != 1:
+    raise ValueError(f"{_REWARD!r} is not stored as TFDS stores it: its bytes are not there once")
   changed = int(np.sum(old != new))
   return record.replace(old_bytes, new_bytes), Changes(1, len(new), int(changed > 0), changed)
 

@@ -22,11 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     "again from their seeds and compares them bit for bit. Lists every violation; exit 1 if there "
     "is one. A dataset without any gets a validation.json, and may be published.",
   )
-  parser.add_argument(
-    "source", metavar="NAME[/CONFIG][:VERSION]",
-    help="a dataset in --data_dir, or the folder DIR/NAME[/CONFIG]/VERSION of one anywhere",
-  )  # fmt: skip
-  parser.add_argument("--data_dir", help="TFDS data directory (default: TFDS's own)")
+  prepared.add_source_flags(parser)
   parser.add_argument(
     "--simulate_every", metavar="N", type=int, default=SIMULATE_EVERY,
     help="record one episode in N again (default: %(default)s)",
