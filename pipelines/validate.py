@@ -1,7 +1,6 @@
 """Checks of a prepared dataset, as one Beam job: everything that its users rely on."""
 
 import dataclasses
-import itertools
 import json
 import zlib
 from collections.abc import Iterable, Iterator
@@ -14,12 +13,9 @@ import tensorflow_datasets as tfds
 from apache_beam.options import pipeline_options
 from etils import epath
 
-from cog_datasets import manifest, progress, reward_labels, schema
+from cog_datasets import manifest, prepared, progress, reward_labels, schema
 from cog_datasets import shards as shards_lib
 from collection import recorder, registry, scripted_policies
-
-# A whole episode in one batch: none is as long.
-_MAX_STEPS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +35,6 @@ class Violation:
   def __str__(self) -> str:
     step = "" if self.step is None else f" step {self.step}"
     return f"{self.where}{step}: {self.message}"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-  """Consecutive episodes of a split: those of one file."""
-
-  split: str
-  start: int
-  stop: int
 
 
 Findings = Iterator[tuple[int | None, str]]
@@ -146,11 +133,7 @@ def validate(
     damaged = [str(error)]
   if damaged:
     return [Violation("files", None, message) for message in damaged]  # and cannot be read
-  parts = [
-    _Part(split, start, stop)
-    for split, info in source.info.splits.items()
-    for start, stop in itertools.pairwise(itertools.accumulate(info.shard_lengths, initial=0))
-  ]
+  parts = prepared.parts(source)
   num_episodes = sum(part.stop - part.start for part in parts)
   report = folder.parent / f".violations_{folder.name}.jsonl"
   metadata = source.info.metadata or {}
@@ -202,8 +185,8 @@ class CheckPart(beam.DoFn):
   def teardown(self):
     self._simulator.close()
 
-  def process(self, part: _Part):
-    for episode in _episodes(self._builder, part):
+  def process(self, part: prepared.Part):
+    for episode in prepared.episodes(self._builder, part):
       progress.check_followed(self._counter_path)
       metadata = episode[schema.EPISODE_METADATA]
       episode_id = metadata[schema.EPISODE_ID].decode()
@@ -222,16 +205,6 @@ class CheckPart(beam.DoFn):
       yield from check_excluded(episode, self._excluded_outcome)
     if zlib.crc32(episode_id.encode()) % self._simulate_every == 0:
       yield from self._simulator.check(episode)
-
-
-def _episodes(builder: tfds.core.DatasetBuilder, part: _Part) -> Iterable[dict[str, Any]]:
-  """With stacked steps, each array (T + 1, …)."""
-
-  def stacked(episode):
-    return {**episode, rlds.STEPS: episode[rlds.STEPS].batch(_MAX_STEPS).get_single_element()}
-
-  instruction = tfds.core.ReadInstruction(part.split, part.start, part.stop, unit="abs")
-  return tfds.as_numpy(builder.as_dataset(split=instruction).map(stacked))
 
 
 def _check_image(key: str, images: np.ndarray) -> Findings:
