@@ -39,7 +39,7 @@ def test_counts_and_distributions(train, episodes):
 
 def test_outcomes_by_behaviour(train, episodes):
   assert list(train["behaviours"]) == ["place"]
-  found = train["behaviours"]["place_in_tray"]
+  found = train["behaviours"]["place"]
   placed = [episode[rlds.STEPS][schema.OUTCOME]["placed"].any() for episode in episodes]
   assert found["outcomes"]["placed"] == found["success_rate"] == np.mean(placed)
 
