@@ -57,9 +57,15 @@ def _file(name: str, described: Mapping[str, Any]) -> mlc.FileObject:
     name=name,
     content_url=name,
     content_size=f"{described['bytes']} B",
-    encoding_formats=["application/json" if name.endswith(".json") else _TFRECORD],
+    encoding_formats=[_encoding(name)],
     sha256=described["sha256"],
   )
+
+
+def _encoding(name: str) -> str:
+  if ".tfrecord-" in name:
+    return _TFRECORD
+  return "application/json" if name.endswith(".json") else "text/plain"
 
 
 def _file_set(info: tfds.core.DatasetInfo, split: str) -> mlc.FileSet:

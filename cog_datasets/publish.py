@@ -1,13 +1,16 @@
 """Publishing: copies a validated dataset to where others read it, and never changes it there."""
 
 import contextlib
+import dataclasses
 import uuid
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import tensorflow_datasets as tfds
 import tqdm
 from etils import epath
 
-from cog_datasets import manifest
+from cog_datasets import hub, manifest
 
 # TFDS finds a dataset by these, so that they come after all data.
 _FOUND_BY = ("features.json", "dataset_info.json")
@@ -18,62 +21,137 @@ class PublishError(ValueError):
   """A dataset cannot be published; the message says why and what to do."""
 
 
-def publish(source: tfds.core.DatasetBuilder, destination: epath.Path) -> epath.Path:
-  """Copies a dataset to destination/NAME[/CONFIG]/VERSION, manifest last.
+class Destination(Protocol):
+  """The place of one version of a dataset; hub.HubFolder is one too."""
 
-  A copy that was interrupted goes on with the files that are missing or damaged. Until its manifest
-  is there, a copy is not published. What is published already is compared and left alone.
+  files_at_once: int
+
+  def create(self) -> None:
+    """Prepares it for files."""
+
+  def read_manifest(self) -> dict[str, dict] | None:
+    """Returns the manifest of what is published there; None if nothing is."""
+
+  def missing(self, folder: epath.Path, files: Mapping[str, dict]) -> list[str]:
+    """Names of those of the files of a folder that are not there as their manifest describes them,
+    in order."""
+
+  def put(self, paths: Sequence[epath.Path]) -> None:
+    """Copies files, at most `files_at_once`."""
+
+  def finish(self, folder: epath.Path) -> None:
+    """Copies validation and manifest, by which it is published."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+  """DATA_DIR/NAME[/CONFIG]/VERSION, on any path that etils reaches."""
+
+  path: epath.Path
+
+  files_at_once = 1
+
+  def __str__(self) -> str:
+    return str(self.path)
+
+  def create(self) -> None:
+    self.path.mkdir(parents=True, exist_ok=True)
+
+  def read_manifest(self) -> dict[str, dict] | None:
+    return manifest.read(self.path) if (self.path / manifest.FILENAME).exists() else None
+
+  def missing(self, folder: epath.Path, files: Mapping[str, dict]) -> list[str]:
+    del folder
+    return [name for name, described in files.items() if not self._is_there(name, described)]
+
+  def put(self, paths: Sequence[epath.Path]) -> None:
+    for path in paths:
+      _copy(path, self.path / path.name)
+
+  def finish(self, folder: epath.Path) -> None:
+    self.put([folder / manifest.VALIDATION, folder / manifest.FILENAME])
+
+  def _is_there(self, name: str, described: Mapping) -> bool:
+    path = self.path / name
+    if not path.exists() or path.stat().length != described["bytes"]:
+      return False
+    return manifest.sha256(path) == described["sha256"]
+
+
+def place(destination: str, source: tfds.core.DatasetBuilder) -> Destination:
+  """Returns where in a destination a dataset goes.
 
   Args:
+    destination: a TFDS data directory on any path that etils reaches, or hf://datasets/OWNER/NAME.
     source: see prepared.find.
-    destination: a TFDS data directory, on any path that etils reaches.
 
   Raises:
-    PublishError: if the dataset is damaged or not validated, or the version is there with other
-      contents.
+    ValueError: if it is no destination.
   """
-  folder = epath.Path(source.data_dir)
-  _check_ready(folder, source.info.full_name)
-  files = manifest.read(folder)
-  target = destination / source.info.full_name
-  if (target / manifest.FILENAME).exists():
-    if manifest.read(target) != files:
-      raise PublishError(
-        f"{target} is published already, with other contents. A published version is never changed:"
-        " give the dataset another version"
-      )
-    return target
-  target.mkdir(parents=True, exist_ok=True)
-  for name in tqdm.tqdm(_in_order(files), f"Publishing {source.info.full_name}", unit="file"):
-    if not _is_there(target / name, files[name]):
-      _copy(folder / name, target / name)
-  for name in (manifest.VALIDATION, manifest.FILENAME):
-    _copy(folder / name, target / name)
-  return target
+  if destination.startswith("hf:"):
+    return hub.parse(destination, source.info.full_name)
+  return Folder(epath.Path(destination) / source.info.full_name)
 
 
-def _check_ready(folder: epath.Path, name: str) -> None:
+def check(source: tfds.core.DatasetBuilder) -> dict[str, dict]:
+  """Returns the manifest of a dataset that may be published, in the order to copy it in.
+
+  Raises:
+    PublishError: if the dataset is damaged, not validated, or has no card.
+  """
+  folder, name = epath.Path(source.data_dir), source.info.full_name
   try:
     damaged = manifest.violations(folder)
   except ValueError as error:
     damaged = [str(error)]
   if damaged:
     raise PublishError(f"{name} is damaged: {'; '.join(damaged)}")
+  files = manifest.read(folder)
   if not manifest.is_validated(folder):
     raise PublishError(
       f"{name} is not validated: first, python -m pipelines.validate_main {folder} has to find"
       " nothing wrong"
     )
+  if not files.keys() >= set(manifest.DOCUMENTS):
+    raise PublishError(
+      f"{name} has no card: first, python -m pipelines.statistics_main {folder} has to write"
+      f" {', '.join(manifest.DOCUMENTS)}"
+    )
+  return dict(sorted(files.items(), key=lambda item: (item[0] in _FOUND_BY, item[0])))
 
 
-def _in_order(names) -> list[str]:
-  return sorted(names, key=lambda name: (name in _FOUND_BY, name))
+def publish(source: tfds.core.DatasetBuilder, target: Destination) -> None:
+  """Copies a dataset to its place, manifest last.
 
+  A copy that was interrupted goes on with the files that are missing or damaged. Until its manifest
+  is there, a copy is not published. What is published already is compared and left alone.
 
-def _is_there(path: epath.Path, described: dict) -> bool:
-  if not path.exists() or path.stat().length != described["bytes"]:
-    return False
-  return manifest.sha256(path) == described["sha256"]
+  Args:
+    source: see prepared.find.
+    target: see `place`.
+
+  Raises:
+    PublishError: see `check`; or if the version is there with other contents.
+  """
+  folder, files = epath.Path(source.data_dir), check(source)
+  target.create()
+  published = target.read_manifest()
+  if published is not None:
+    if published != files:
+      raise PublishError(
+        f"{target} is published already, with other contents. A published version is never changed:"
+        " give the dataset another version"
+      )
+    return
+  missing = target.missing(folder, files)
+  with tqdm.tqdm(
+    total=len(missing), desc=f"Publishing {source.info.full_name}", unit="file"
+  ) as bar:
+    for start in range(0, len(missing), target.files_at_once):
+      names = missing[start : start + target.files_at_once]
+      target.put([folder / name for name in names])
+      bar.update(len(names))
+  target.finish(folder)
 
 
 def _copy(path: epath.Path, target: epath.Path) -> None:

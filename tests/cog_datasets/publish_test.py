@@ -11,20 +11,30 @@ from etils import epath
 
 from cog_agents import experience
 from cog_datasets import manifest, prepared, publish, publish_main
-from pipelines import validate_main
+from pipelines import statistics_main, validate_main
 from tests.pipelines import datasets
 
 
 @pytest.fixture(name="task", scope="module")
 def _task(tmp_path_factory) -> pathlib.Path:
-  """A dataset that was built and validated."""
+  """A dataset that was built and validated, with its card."""
   folder = datasets.build("cog_pickplace_task", tmp_path_factory.mktemp("data"))
   assert validate_main.main([str(folder)]) == 0
+  assert statistics_main.main([str(folder)]) == 0
   return folder
 
 
-def _publish(folder: pathlib.Path, destination: pathlib.Path) -> epath.Path:
-  return publish.publish(prepared.find(str(folder)), epath.Path(destination))
+def _publish(folder: pathlib.Path, destination: pathlib.Path) -> pathlib.Path:
+  source = prepared.find(str(folder))
+  target = publish.place(str(destination), source)
+  publish.publish(source, target)
+  return pathlib.Path(target.path)
+
+
+def _without_documents(folder: pathlib.Path) -> None:
+  for name in manifest.DOCUMENTS:
+    (folder / name).unlink()
+  manifest.write(epath.Path(folder))
 
 
 def _bytes(folder) -> dict[str, bytes]:
@@ -87,9 +97,9 @@ def test_an_interrupted_copy_is_not_found_and_goes_on(task, tmp_path, monkeypatc
 
 def test_what_is_published_is_left_alone(task, tmp_path):
   target = _publish(task, tmp_path)
-  times = {path.name: path.stat().mtime for path in target.iterdir()}
+  times = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
   assert _publish(task, tmp_path) == target
-  assert {path.name: path.stat().mtime for path in target.iterdir()} == times
+  assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == times
 
 
 def test_other_contents_under_a_published_version_are_refused(task, tmp_path):
@@ -109,6 +119,7 @@ def test_other_contents_under_a_published_version_are_refused(task, tmp_path):
   [
     (lambda folder: (folder / manifest.VALIDATION).unlink(), "is not validated"),
     (lambda folder: (folder / manifest.FILENAME).unlink(), "has no manifest.json"),
+    (lambda folder: _without_documents(folder), "has no card"),
     (lambda folder: (folder / "metadata.json").write_text("{}"), "metadata.json has 2 bytes"),
     (lambda folder: (folder / "features.json").unlink(), "neither the name"),
   ],

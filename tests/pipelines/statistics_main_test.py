@@ -78,9 +78,11 @@ def test_the_croissant_file_is_valid_and_has_the_checksums(folder):
 
 
 def test_the_documents_are_published(folder, tmp_path):
-  target = publish.publish(prepared.find(str(folder)), epath.Path(tmp_path))
+  source = prepared.find(str(folder))
+  target = publish.place(str(tmp_path), source)
+  publish.publish(source, target)
   for name in manifest.DOCUMENTS:
-    assert (pathlib.Path(target) / name).read_bytes() == (folder / name).read_bytes()
+    assert (target.path / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_a_dataset_without_a_manifest_is_an_error(folder, tmp_path, capfd):
