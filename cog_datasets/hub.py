@@ -15,7 +15,7 @@ from cog_datasets import card, manifest
 SCHEME = "hf://datasets/"
 # Of a refused request (no such owner, no right to write) and of a connection that is not there:
 # what the HTTP client below huggingface_hub raises, whichever that is.
-HTTPError = errors.HfHubHTTPError.__base__
+HTTPError = errors.HfHubHTTPError.__mro__[1]
 
 _REPOSITORY = "dataset"  # of the kinds that the Hub has
 

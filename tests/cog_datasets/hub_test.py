@@ -150,10 +150,10 @@ def test_what_is_no_repository_is_an_error(destination, task, capfd):
 
 def test_a_hub_that_is_not_reached_is_an_error_without_a_traceback(task, monkeypatch, capfd):
   monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_token")
-  repository = _Repository(pathlib.Path(), fail_at=0)
+  nowhere = huggingface_hub.HfApi(endpoint="http://127.0.0.1:9", token="hf_token")
   monkeypatch.setattr(
-    hub, "parse", lambda destination, name: hub.HubFolder("me/cog", name, repository.api)
+    hub, "parse", lambda destination, name: hub.HubFolder("me/cog", name, nowhere)
   )
   with pytest.raises(SystemExit):
     publish_main.main([str(task), "--destination=hf://datasets/me/cog"])
-  assert "503 no. The same command goes on" in capfd.readouterr().err
+  assert "Connection refused. The same command goes on" in capfd.readouterr().err
