@@ -65,6 +65,14 @@ class Entry:
     """Stable and unique: the same in a dataset of any size that contains this episode."""
     return f"{self.name}/{self.config}/{seed:08d}"
 
+  @property
+  def steps_per_episode(self) -> float:
+    """Expected number of steps of an episode, one more than it has actions."""
+    return sum(
+      probability * (scripted_policies.script(script).num_timesteps + 1)
+      for script, probability in self.scripts
+    )
+
   def start(self, script: str) -> str:
     """Name of the environment in which the episodes of a script start."""
     return dict(self.starts).get(script, self.environment)

@@ -58,6 +58,9 @@ class HubFolder:
       name for name, described in files.items() if not _is_same(found, name, described, folder)
     ]
 
+  def check_disk(self, needed: int) -> None:
+    """The Hub refuses for itself what it has no room for."""
+
   def put(self, paths: Sequence[epath.Path]) -> None:
     """Uploads files, all or none."""
     self._commit({f"{self.path}/{path.name}": path for path in paths})

@@ -1,8 +1,6 @@
 """Publishing: copies a validated dataset to where others read it, and never changes it there."""
 
-import contextlib
 import dataclasses
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -10,7 +8,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from etils import epath
 
-from cog_datasets import hub, manifest
+from cog_datasets import disk, hub, manifest
 
 # TFDS finds a dataset by these, so that they come after all data.
 _FOUND_BY = ("features.json", "dataset_info.json")
@@ -35,6 +33,9 @@ class Destination(Protocol):
   def missing(self, folder: epath.Path, files: Mapping[str, dict]) -> list[str]:
     """Names of those of the files of a folder that are not there as their manifest describes them,
     in order."""
+
+  def check_disk(self, needed: int) -> None:
+    """Raises disk.DiskError if so many bytes have no room there."""
 
   def put(self, paths: Sequence[epath.Path]) -> None:
     """Copies files, at most `files_at_once`."""
@@ -64,9 +65,13 @@ class Folder:
     del folder
     return [name for name, described in files.items() if not self._is_there(name, described)]
 
+  def check_disk(self, needed: int) -> None:
+    disk.check(self.path, needed, f"publishing to {self.path}")
+
   def put(self, paths: Sequence[epath.Path]) -> None:
-    for path in paths:
-      _copy(path, self.path / path.name)
+    with disk.resumable(self.path, "publishing"):
+      for path in paths:
+        _copy(path, self.path / path.name)
 
   def finish(self, folder: epath.Path) -> None:
     self.put([folder / manifest.VALIDATION, folder / manifest.FILENAME])
@@ -132,6 +137,7 @@ def publish(source: tfds.core.DatasetBuilder, target: Destination) -> None:
 
   Raises:
     PublishError: see `check`; or if the version is there with other contents.
+    disk.DiskError: if there is not enough room.
   """
   folder, files = epath.Path(source.data_dir), check(source)
   target.create()
@@ -144,6 +150,7 @@ def publish(source: tfds.core.DatasetBuilder, target: Destination) -> None:
       )
     return
   missing = target.missing(folder, files)
+  target.check_disk(sum(files[name]["bytes"] for name in missing))
   with tqdm.tqdm(
     total=len(missing), desc=f"Publishing {source.info.full_name}", unit="file"
   ) as bar:
@@ -155,12 +162,8 @@ def publish(source: tfds.core.DatasetBuilder, target: Destination) -> None:
 
 
 def _copy(path: epath.Path, target: epath.Path) -> None:
-  aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-  try:
-    with path.open("rb") as source, aside.open("wb") as copy:
-      while block := source.read(_BLOCK):
-        copy.write(block)
-    aside.replace(target)
-  finally:
-    with contextlib.suppress(FileNotFoundError):
-      aside.unlink()
+  aside = target.with_name(f".{target.name}.incomplete")  # which the next try overwrites
+  with path.open("rb") as source, aside.open("wb") as copy:
+    while block := source.read(_BLOCK):
+      copy.write(block)
+  aside.replace(target)

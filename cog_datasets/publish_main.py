@@ -8,7 +8,7 @@ import sys
 
 import huggingface_hub
 
-from cog_datasets import hub, prepared, publish
+from cog_datasets import disk, hub, prepared, publish
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
       _print_what_would_go_up(publish.check(source), target)
       return 0
     publish.publish(source, target)
-  except ValueError as error:
+  except (ValueError, disk.DiskError) as error:
     parser.error(str(error))
   except hub.HTTPError as error:
     parser.error(f"{target}: {error}. The same command goes on where this one stopped")

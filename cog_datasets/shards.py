@@ -27,6 +27,8 @@ MIN_SHARDS = 8  # of a split that has as many episodes
 # One episode in ten is excluded at the most; so many in a row are a mistake in the catalog.
 _MAX_ATTEMPTS = 100
 
+_UNFINISHED = ".unfinished."  # in the name of a file that is being written
+
 # A process needs seconds to import TensorFlow, which fewer episodes would not earn back.
 _EPISODES_PER_PROCESS = 100
 
@@ -79,7 +81,7 @@ class WriteShard(beam.DoFn):
     if path.exists():
       progress.increment(self._counter_path, len(shard.seeds))
       return
-    unfinished = path.with_name(f"{path.name}.unfinished.{uuid.uuid4().hex}")
+    unfinished = unfinished_path(path)
     self._writer.write(unfinished, self._serialized_episodes(shard.seeds))
     unfinished.replace(path)
 
@@ -95,6 +97,17 @@ class WriteShard(beam.DoFn):
       episode = self._label(schema.from_recording(recording, episode_id))
       yield episode_id, self._features.serialize_example(schema.with_encoded_images(episode))
       progress.increment(self._counter_path)
+
+
+def unfinished_path(path: epath.Path) -> epath.Path:
+  """Where a worker writes a file before it has its name; another worker's is another."""
+  return path.with_name(f"{path.name}{_UNFINISHED}{uuid.uuid4().hex}")
+
+
+def remove_unfinished(folder: epath.Path) -> None:
+  """Frees the disk that workers which were killed have left behind."""
+  for path in folder.glob(f"*{_UNFINISHED}*"):
+    path.unlink(missing_ok=True)
 
 
 def record(

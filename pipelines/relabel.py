@@ -5,7 +5,6 @@ import hashlib
 import itertools
 import json
 import re
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ import tensorflow_datasets as tfds
 from apache_beam.options import pipeline_options
 from etils import epath
 
-from cog_datasets import manifest, prepared, progress, reward_labels, schema
+from cog_datasets import disk, manifest, prepared, progress, reward_labels, schema
 from cog_datasets import shards as shards_lib
 
 LINEAGE = "lineage"  # key of the metadata
@@ -92,6 +91,7 @@ def relabel(
   Raises:
     ValueError: if the label is unknown, an outcome that it needs is missing, the name or the
       version is none, or `folder` is there already.
+    disk.DiskError: if there is not enough room.
   """
   _check_name(folder.parent.name, folder.name)
   reward_labels.parse(label)
@@ -103,15 +103,18 @@ def relabel(
   digest = _source_digest(members)
   unfinished = folder.parent / f".unfinished_{folder.name}_{_run_digest(digest, label)}"
   unfinished.mkdir(parents=True, exist_ok=True)
+  shards_lib.remove_unfinished(unfinished)
   split_infos = _split_infos(source, folder.parent.name, unfinished)
   targets = [path.name for info in split_infos for path in info.filepaths]
   num_episodes = sum(shard.num_episodes for shard in members)
+  pairs = list(zip(members, targets, strict=True))
+  _check_disk(pairs, unfinished)
   with (
+    disk.resumable(unfinished, "relabelling"),
     progress.shared_counter(num_episodes, f"Relabelling {source.info.full_name}") as counter_path,
     beam.Pipeline(options=shards_lib.local_options(options, num_episodes)) as pipeline,
   ):
     relabel_shard = RelabelShard(label, str(unfinished), counter_path)
-    pairs = list(zip(members, targets, strict=True))
     _ = pipeline | "Shards" >> beam.Create(pairs, reshuffle=True) | beam.ParDo(relabel_shard)
   changes = sum((_read_changes(unfinished / target) for target in targets), Changes())
   lineage = {
@@ -123,6 +126,7 @@ def relabel(
   _write_metadata(source, label, lineage, split_infos, unfinished, folder.name)
   for target in targets:
     _changes_path(unfinished / target).unlink()
+  shards_lib.remove_unfinished(unfinished)
   manifest.write(unfinished)
   unfinished.replace(folder)
   return changes
@@ -147,7 +151,7 @@ class RelabelShard(beam.DoFn):
       return
     changes: list[Changes] = []
     file_format = tfds.core.FileFormat(shard.file_format)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    aside = shards_lib.unfinished_path(path)
     writer = tfds.core.ExampleWriter(file_format=file_format)
     writer.write(aside, self._relabelled(shard, changes))
     total = sum(changes, Changes())
@@ -171,6 +175,13 @@ class RelabelShard(beam.DoFn):
       changes.append(change)
       yield str(index), new_record
       progress.increment(self._counter_path)
+
+
+def _check_disk(pairs: Sequence[tuple[prepared.Shard, str]], folder: epath.Path) -> None:
+  """Labels do not change the size of a file."""
+  missing = [shard for shard, target in pairs if not (folder / target).exists()]
+  needed = sum(epath.Path(shard.path).stat().length for shard in missing)
+  disk.check(folder, needed, "relabelling")
 
 
 def _check_name(name: str, version: str) -> None:

@@ -10,7 +10,7 @@ import sys
 
 from etils import epath
 
-from cog_datasets import prepared
+from cog_datasets import disk, prepared
 from pipelines import flags, relabel
 
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
   try:
     source = prepared.find(args.source, args.data_dir)
     changes = relabel.relabel(source, args.label, folder, flags.beam_options(args))
-  except ValueError as error:
+  except (ValueError, disk.DiskError) as error:
     parser.error(str(error))
   print(json.dumps({"dataset": str(folder), **vars(changes)}))
   return 0

@@ -1,0 +1,60 @@
+"""Free disk: asked for before long work starts, and named when it runs out."""
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+
+from etils import epath
+
+_NO_SPACE = os.strerror(errno.ENOSPC)
+
+
+class DiskError(Exception):
+  """There is not enough free disk; the message says where, how much, and what is kept."""
+
+
+def check(folder: epath.Path, needed: int, purpose: str) -> None:
+  """Checks that a folder, there or not yet, has room for `needed` bytes.
+
+  An object store has no limit and passes.
+
+  Raises:
+    DiskError: if it has not; the message starts with the purpose.
+  """
+  free = _free(folder)
+  if free is not None and free < needed:
+    raise DiskError(
+      f"{purpose} needs about {_readable(needed)} in {folder}, which has {_readable(free)} free"
+    )
+
+
+@contextlib.contextmanager
+def resumable(folder: epath.Path, purpose: str) -> Iterator[None]:
+  """Turns the error of a full disk, in whatever process it was met, into one that says what to do.
+
+  Raises:
+    DiskError: if an error inside comes from a full disk.
+  """
+  try:
+    yield
+  except Exception as error:
+    if _NO_SPACE not in str(error):  # Beam and TensorFlow wrap it, and keep its text
+      raise
+    raise DiskError(
+      f"the disk of {folder} is full. What {purpose} has finished is kept there: make room and run"
+      " the same command again, or remove the folder"
+    ) from error
+
+
+def _free(folder: epath.Path) -> int | None:
+  if "://" in os.fspath(folder):
+    return None
+  while not folder.exists():
+    folder = folder.parent
+  return shutil.disk_usage(folder).free
+
+
+def _readable(size: float) -> str:
+  return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
