@@ -10,6 +10,7 @@ from typing import Any
 import apache_beam as beam
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.core import constants
 
 from cog_datasets import catalog, disk, manifest, progress, schema, shards
 from collection import registry
@@ -85,9 +86,16 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     overwrite = download_config is not None and download_config.download_mode.overwrite_dataset
     if self.is_prepared() and not overwrite:
       self._check_contents()
+    else:
+      self._remove_incomplete()
     super().download_and_prepare(download_config=download_config, **kwargs)
     if not (self.data_path / manifest.FILENAME).exists():
       manifest.write(self.data_path)
+
+  def _remove_incomplete(self):
+    """Removes what TFDS leaves, under another name each time, of builds killed at their end."""
+    for folder in self.data_path.parent.glob(f"{constants.INCOMPLETE_PREFIX}*_{self.version}"):
+      folder.rmtree()
 
   def _check_contents(self):
     wanted = self._metadata()

@@ -1,15 +1,14 @@
 """Statistics of a prepared dataset, as one Beam job."""
 
-import json
 from typing import Any
 
 import apache_beam as beam
 import tensorflow_datasets as tfds
 from apache_beam.options import pipeline_options
-from etils import epath
 
-from cog_datasets import prepared, progress, statistics
+from cog_datasets import dataset_statistics, prepared, progress
 from cog_datasets import shards as shards_lib
+from pipelines import results
 
 
 def compute(
@@ -28,27 +27,23 @@ def compute(
   prepared.shards(source)
   parts = prepared.parts(source)
   num_episodes = sum(part.stop - part.start for part in parts)
-  folder = epath.Path(source.data_dir)
-  report = folder.parent / f".statistics_{folder.name}.jsonl"
-  environment = statistics.environment(source)
-  with (
-    progress.shared_counter(num_episodes, f"Statistics of {source.info.full_name}") as counter_path,
-    beam.Pipeline(options=shards_lib.local_options(options, num_episodes)) as pipeline,
-  ):
-    _ = (
-      pipeline
-      | "Parts" >> beam.Create(parts, reshuffle=True)
-      | beam.ParDo(CountPart(str(folder), counter_path))
-      | beam.CombinePerKey(statistics.merge)
-      | beam.MapTuple(
-        lambda split, merged: json.dumps({split: statistics.summary(merged, environment)})
+  environment = dataset_statistics.environment(source)
+  with results.file(source, "statistics") as path:
+    with (
+      progress.shared_counter(num_episodes, f"Statistics of {source.info.full_name}") as counter,
+      beam.Pipeline(options=shards_lib.local_options(options, num_episodes)) as pipeline,
+    ):
+      _ = (
+        pipeline
+        | "Parts" >> beam.Create(parts, reshuffle=True)
+        | beam.ParDo(CountPart(str(source.data_dir), counter))
+        | beam.CombinePerKey(dataset_statistics.merge)
+        | beam.MapTuple(
+          lambda split, merged: [split, dataset_statistics.summary(merged, environment)]
+        )
+        | results.Write(path)
       )
-      | beam.io.WriteToText(str(report), shard_name_template="")
-    )
-  lines = report.read_text().splitlines()
-  report.unlink()
-  summaries = {split: summary for line in lines for split, summary in json.loads(line).items()}
-  return statistics.document(source, summaries)
+    return dataset_statistics.document(source, dict(results.read(path)))
 
 
 class CountPart(beam.DoFn):
@@ -65,6 +60,6 @@ class CountPart(beam.DoFn):
     progress.check_followed(self._counter_path)
     yield (
       part.split,
-      statistics.of_episodes(prepared.episodes(self._builder, part, with_images=False)),
+      dataset_statistics.of_episodes(prepared.episodes(self._builder, part, with_images=False)),
     )
     progress.increment(self._counter_path, part.stop - part.start)

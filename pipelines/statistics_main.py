@@ -9,8 +9,7 @@ import sys
 
 from etils import epath
 
-from cog_datasets import card, croissant, manifest, prepared
-from cog_datasets import statistics as statistics_lib
+from cog_datasets import card, croissant, dataset_statistics, manifest, prepared
 from pipelines import flags, statistics
 
 
@@ -39,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.error(str(error))
   data = {name: files[name] for name in files.keys() - set(manifest.DOCUMENTS)}
   documents = {
-    statistics_lib.FILENAME: json.dumps(document, indent=1) + "\n",
+    dataset_statistics.FILENAME: json.dumps(document, indent=1) + "\n",
     card.FILENAME: card.text(source, document),
     croissant.FILENAME: croissant.text(source, data),
   }

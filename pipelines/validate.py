@@ -1,7 +1,6 @@
 """Checks of a prepared dataset, as one Beam job: everything that its users rely on."""
 
 import dataclasses
-import json
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from etils import epath
 from cog_datasets import manifest, prepared, progress, reward_labels, schema
 from cog_datasets import shards as shards_lib
 from collection import recorder, registry, scripted_policies
+from pipelines import results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,29 +135,28 @@ def validate(
     return [Violation("files", None, message) for message in damaged]  # and cannot be read
   parts = prepared.parts(source)
   num_episodes = sum(part.stop - part.start for part in parts)
-  report = folder.parent / f".violations_{folder.name}.jsonl"
   metadata = source.info.metadata or {}
   label, excluded = metadata.get("label"), metadata.get("excluded_outcome")
-  with (
-    progress.shared_counter(num_episodes, f"Validating {source.info.full_name}") as counter_path,
-    beam.Pipeline(options=shards_lib.local_options(options, num_episodes)) as pipeline,
-  ):
-    check = CheckPart(str(folder), label, excluded, simulate_every, counter_path)
-    checked = (
-      pipeline
-      | "Parts" >> beam.Create(parts, reshuffle=True)
-      | beam.ParDo(check).with_outputs("ids", "seeds", main="violations")
-    )
-    repeated_ids = checked.ids | beam.GroupByKey() | beam.FlatMap(_repeated_id)
-    shared_seeds = checked.seeds | "BySeed" >> beam.GroupByKey() | beam.FlatMap(_shared_seed)
-    _ = (
-      (checked.violations, repeated_ids, shared_seeds)
-      | beam.Flatten()
-      | beam.Map(lambda violation: json.dumps(dataclasses.asdict(violation)))
-      | beam.io.WriteToText(str(report), shard_name_template="")
-    )
-  found = [Violation(**json.loads(line)) for line in report.read_text().splitlines()]
-  report.unlink()
+  with results.file(source, "validate") as path:
+    with (
+      progress.shared_counter(num_episodes, f"Validating {source.info.full_name}") as counter,
+      beam.Pipeline(options=shards_lib.local_options(options, num_episodes)) as pipeline,
+    ):
+      check = CheckPart(str(folder), label, excluded, simulate_every, counter)
+      checked = (
+        pipeline
+        | "Parts" >> beam.Create(parts, reshuffle=True)
+        | beam.ParDo(check).with_outputs("ids", "seeds", main="violations")
+      )
+      repeated_ids = checked.ids | beam.GroupByKey() | beam.FlatMap(_repeated_id)
+      shared_seeds = checked.seeds | "BySeed" >> beam.GroupByKey() | beam.FlatMap(_shared_seed)
+      _ = (
+        (checked.violations, repeated_ids, shared_seeds)
+        | beam.Flatten()
+        | beam.Map(dataclasses.asdict)
+        | results.Write(path)
+      )
+    found = [Violation(**fields) for fields in results.read(path)]
   return sorted(found, key=lambda violation: (violation.where, violation.step or 0))
 
 

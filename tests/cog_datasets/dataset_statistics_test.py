@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rlds
 
-from cog_datasets import prepared, schema, statistics
+from cog_datasets import dataset_statistics, prepared, schema
 from pipelines import statistics as statistics_job
 from tests.pipelines import datasets
 
@@ -25,7 +25,7 @@ def _episodes(builder) -> list[dict]:
 
 @pytest.fixture(name="train", scope="module")
 def _train(builder) -> dict:
-  return statistics.read_or_compute(builder)["splits"]["train"]
+  return dataset_statistics.read_or_compute(builder)["splits"]["train"]
 
 
 def test_counts_and_distributions(train, episodes):
@@ -61,7 +61,7 @@ def test_moments_and_quantiles_of(name, of_step, train, episodes):
   np.testing.assert_allclose(found["std"], wide.std(axis=0), rtol=1e-4, atol=1e-7)
   np.testing.assert_allclose(found["min"], wide.min(axis=0), rtol=1e-5)
   np.testing.assert_allclose(found["max"], wide.max(axis=0), rtol=1e-5)
-  for q in statistics.QUANTILES:
+  for q in dataset_statistics.QUANTILES:
     exact = np.quantile(wide, q, axis=0, method="inverted_cdf")
     np.testing.assert_allclose(found["quantiles"][str(q)], exact, rtol=2**-9, atol=1e-30)
 
@@ -80,19 +80,21 @@ def test_histograms_of_actions(train, episodes):
 
 def test_the_order_and_the_grouping_of_the_parts_change_nothing(builder):
   parts = [
-    statistics.of_episodes(prepared.episodes(builder, part, with_images=False))
+    dataset_statistics.of_episodes(prepared.episodes(builder, part, with_images=False))
     for part in prepared.parts(builder)
   ]
-  expected = statistics.summary(statistics.merge(parts), "place_in_tray")
+  expected = dataset_statistics.summary(dataset_statistics.merge(parts), "place_in_tray")
   for order in itertools.islice(itertools.permutations(parts), 0, 5000, 1000):
-    grouped = [statistics.merge(order[:3]), statistics.merge(order[3:])]
-    assert statistics.summary(statistics.merge(grouped), "place_in_tray") == expected
+    grouped = [dataset_statistics.merge(order[:3]), dataset_statistics.merge(order[3:])]
+    assert (
+      dataset_statistics.summary(dataset_statistics.merge(grouped), "place_in_tray") == expected
+    )
 
 
 def test_the_job_finds_the_same(builder):
-  assert statistics_job.compute(builder) == statistics.read_or_compute(builder)
+  assert statistics_job.compute(builder) == dataset_statistics.read_or_compute(builder)
 
 
 def test_an_unknown_environment_leaves_dimensions_without_names(episodes):
-  found = statistics.summary(statistics.of_episodes(episodes), "elsewhere")
+  found = dataset_statistics.summary(dataset_statistics.of_episodes(episodes), "elsewhere")
   assert found["fields"]["observation/simulator_state"]["dimensions"][:2] == ["0", "1"]
