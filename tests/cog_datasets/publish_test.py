@@ -2,8 +2,6 @@
 
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import pytest
 import tensorflow_datasets as tfds
@@ -49,22 +47,6 @@ def test_the_copy_has_the_same_files_and_is_read_by_name(task, tmp_path):
     ["cog_pickplace_task/tiny"], data_dir=str(tmp_path), observation_keys=("state",)
   )
   assert read.num_transitions == datasets.NUM_EPISODES * 30
-
-
-def test_who_reads_it_needs_no_code_of_this_project(task, tmp_path):
-  target = _publish(task, tmp_path)
-  program = f"""
-import sys
-sys.path = [path for path in sys.path if "cog" not in path.lower().split("/")[-1]]
-sys.modules.update(collection=None, cog_datasets=None, cog_agents=None, pipelines=None)
-import tensorflow_datasets as tfds
-data = tfds.builder_from_directory({str(target)!r}).as_dataset(split="train")
-print(sum(len(episode["steps"]) for episode in data))
-"""
-  result = subprocess.run(
-    [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
-  )
-  assert result.stdout.split()[-1] == str(datasets.NUM_EPISODES * 31)
 
 
 def test_an_interrupted_copy_is_not_found_and_goes_on(task, tmp_path, monkeypatch):

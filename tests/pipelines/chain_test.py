@@ -1,0 +1,75 @@
+"""From recording to training: what a reader has without the code that made the data."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from cog_datasets import publish_main
+from pipelines import relabel_main, statistics_main, validate_main
+from tests.pipelines import datasets
+
+# A module that is None in sys.modules cannot be imported.
+_WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys({modules!r}))
+"""
+_READ = """
+import tensorflow_datasets as tfds
+builder = tfds.builder_from_directory({folder!r})
+rewards = [step["reward"] for episode in builder.as_dataset(split="train")
+           for step in tfds.as_numpy(episode["steps"])]
+print(len(rewards), sum(rewards), builder.info.metadata["lineage"]["source"])
+"""
+_TRAIN = """
+from cog_agents import train_main
+sys.exit(train_main.main({arguments!r}))
+"""
+
+
+def _run(*arguments: str) -> str:
+  result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+  assert not result.returncode, result.stderr[-3000:]
+  return result.stdout
+
+
+@pytest.fixture(name="public", scope="module")
+def _public(tmp_path_factory) -> pathlib.Path:
+  """Task data, relabelled to zero and back, and prior data: validated, described, published."""
+  data = tmp_path_factory.mktemp("data")
+  public = tmp_path_factory.mktemp("public")
+  prior, task = (datasets.build(f"cog_pickplace_{kind}", data) for kind in ("prior", "task"))
+  label = [f"--data_dir={data}", "--label=zero", f"--source={task}", "--name=unlabelled"]
+  label_again = [f"--data_dir={data}", "--label=sparse:place_in_tray", "--source=unlabelled"]
+  assert relabel_main.main(label) == 0
+  assert relabel_main.main([*label_again, "--name=labelled_again"]) == 0
+  for source in ([str(prior)], ["labelled_again:1.0.0", f"--data_dir={data}"]):
+    assert validate_main.main([*source, "--simulate_every=5"]) == 0
+    assert statistics_main.main(source) == 0
+    assert publish_main.main([*source, f"--destination={public}"]) == 0
+  return public
+
+
+def test_a_process_without_this_project_reads_what_was_published(public):
+  modules = ["collection", "cog_datasets", "pipelines", "cog_agents", "benchmarks"]
+  program = _WITHOUT.format(modules=modules)
+  program += _READ.format(folder=str(public / "labelled_again" / "1.0.0"))
+  steps, rewards, source = _run("-c", program).split()
+  assert int(steps) == datasets.NUM_EPISODES * 31
+  assert float(rewards) > 0
+  assert source == "unlabelled/1.0.0"
+
+
+def test_an_agent_trains_on_it_without_the_code_that_made_it(public, tmp_path):
+  arguments = [
+    *("--prior=cog_pickplace_prior/tiny", "--task=labelled_again", f"--data_dir={public}"),
+    *("--environment=place_in_tray", "--method=cog", "--observation=state", "--seed=0"),
+    *("--steps=2", f"--run_dir={tmp_path}", "--override=batch_size=8"),
+    *("--override=bc_steps=1", "--evaluate_every=0"),
+  ]
+  program = _WITHOUT.format(modules=["cog_datasets", "pipelines"])
+  _run("-c", program + _TRAIN.format(arguments=arguments))
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert json.loads(lines[-1])["step"] == 2
