@@ -168,7 +168,7 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     missing = [shard for shard in members if not (folder / shard.filename).exists()]
     episodes = sum(len(shard.seeds) for shard in missing)
     needed = int(episodes * self.entry.steps_per_episode * _BYTES_PER_STEP)
-    disk.check(folder, needed, f"the build of {self.info.full_name}")
+    disk.check(folder.parent, needed, f"the build of {self.info.full_name}")
 
   def _record(self, members: list[shards.Shard], folder: epath.Path, download_config):
     num_episodes = sum(len(shard.seeds) for shard in members)
