@@ -1,21 +1,31 @@
-"""manifest.json of a prepared dataset: size and SHA-256 of each file, to check a copy by."""
+"""manifest.json of a prepared dataset: size and SHA-256 of each file, to check a copy by.
+
+The documents of a dataset (statistics, card, Croissant file) come after its data. They are in the
+manifest too, but a validation of the data stays one when they change.
+"""
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 from etils import epath
 
 FILENAME = "manifest.json"
 VALIDATION = "validation.json"  # what the validator leaves of a dataset without violations
+DOCUMENTS = ("README.md", "croissant.json", "statistics.json")
 _BLOCK = 1 << 20  # bytes
 
 
 def write(folder: epath.Path) -> None:
   """Writes the manifest of all files that are in the folder now."""
-  files = {path.name: _describe(path) for path in _files(folder)}
-  aside = folder / f".{FILENAME}.incomplete"
-  aside.write_text(json.dumps(files, indent=1, sort_keys=True))
-  aside.replace(folder / FILENAME)
+  _write(folder, {path.name: _describe(path) for path in _files(folder)})
+
+
+def add_documents(folder: epath.Path, documents: Mapping[str, str]) -> None:
+  """Writes some of DOCUMENTS, name → text, and adds them to the manifest."""
+  for name, text in documents.items():
+    _write_aside(folder / name, text)
+  _write(folder, read(folder) | {name: _describe(folder / name) for name in documents})
 
 
 def read(folder: epath.Path) -> dict[str, dict]:
@@ -45,17 +55,17 @@ def violations(folder: epath.Path) -> list[str]:
 
 
 def write_validation(folder: epath.Path, facts: dict) -> None:
-  """Notes that the dataset, as its manifest describes it, was validated without a violation."""
-  validation = {"manifest_sha256": sha256(folder / FILENAME), **facts}
-  (folder / VALIDATION).write_text(json.dumps(validation, indent=1))
+  """Notes that the data, as the manifest describes them, were validated without a violation."""
+  validation = {"data_sha256": _data_digest(folder), **facts}
+  _write_aside(folder / VALIDATION, json.dumps(validation, indent=1))
 
 
 def is_validated(folder: epath.Path) -> bool:
-  """Whether the dataset was validated as its manifest describes it now."""
+  """Whether the data were validated as the manifest describes them now."""
   path = folder / VALIDATION
   if not path.exists():
     return False
-  return json.loads(path.read_text())["manifest_sha256"] == sha256(folder / FILENAME)
+  return json.loads(path.read_text()).get("data_sha256") == _data_digest(folder)
 
 
 def sha256(path: epath.Path) -> str:
@@ -65,6 +75,22 @@ def sha256(path: epath.Path) -> str:
     while block := file.read(_BLOCK):
       digest.update(block)
   return digest.hexdigest()
+
+
+def _write(folder: epath.Path, files: Mapping[str, dict]) -> None:
+  _write_aside(folder / FILENAME, json.dumps(files, indent=1, sort_keys=True))
+
+
+def _write_aside(path: epath.Path, text: str) -> None:
+  aside = path.with_name(f".{path.name}.incomplete")
+  aside.write_text(text)
+  aside.replace(path)
+
+
+def _data_digest(folder: epath.Path) -> str:
+  """SHA-256 of what the manifest says of all files but the documents."""
+  data = {name: described for name, described in read(folder).items() if name not in DOCUMENTS}
+  return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _files(folder: epath.Path) -> list[epath.Path]:

@@ -1,6 +1,6 @@
 """Publishes a validated dataset: copies it to a folder or bucket from which others read it.
 
-  python -m cog_datasets.publish_main cog_pickplace_task --data_dir=DIR --destination=gs://BUCKET/cog
+python -m cog_datasets.publish_main cog_pickplace_task --data_dir=DIR --destination=gs://BUCKET/cog
 """
 
 import argparse
