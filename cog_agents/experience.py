@@ -13,6 +13,8 @@ from etils import epath
 from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 
+from collection import manifest
+
 _PREFETCHED_BATCHES = 8
 _ACTION_TOLERANCE = 1e-6
 _ALIGNMENT = 64  # bytes; TensorFlow shares aligned memory with numpy and copies any other
@@ -149,10 +151,12 @@ def load(
 
   Raises:
     DatasetError: if a dataset, split or observation is missing (the message lists what is there),
-      a split is empty or incomplete, or an episode is malformed.
+      a split is empty, a file is missing or not what the manifest says, or an episode is malformed.
   """
   builders = [find(name, data_dir) for name in names]
   counts = [_num_episodes(builder, split) for builder in builders]
+  for builder in builders:
+    _check_files(builder, split)
   table = _Table(sum(counts))
   for source, (builder, count) in enumerate(zip(builders, counts, strict=True)):
     for episode in _read(builder, split, count, tuple(observation_keys)):
@@ -222,6 +226,24 @@ def _num_episodes(builder: tfds.core.DatasetBuilder, split: str) -> int:
   if not count:
     raise DatasetError(f"the split {split!r} of {name} is empty")
   return count
+
+
+def _check_files(builder: tfds.core.DatasetBuilder, split: str) -> None:
+  """Raises DatasetError, naming the files, if a copy is incomplete or damaged.
+
+  By its manifest, if it has one: datasets of others do not.
+  """
+  folder = epath.Path(builder.data_dir)
+  instructions = builder.info.splits[split].file_instructions
+  paths = [epath.Path(instruction.filename) for instruction in instructions]
+  found = [f"{path.name} is missing" for path in paths if not path.exists()]
+  if not found and (folder / manifest.FILENAME).exists():
+    found = manifest.violations(folder, ignored=manifest.DOCUMENTS)
+  if found:
+    raise DatasetError(
+      f"the copy of {builder.info.full_name} in {folder} is damaged:"
+      f" {'; '.join(found)}. Copy these files again"
+    )
 
 
 def _read(

@@ -12,8 +12,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import constants
 
-from cog_datasets import catalog, disk, manifest, progress, schema, shards
-from collection import registry
+from cog_datasets import catalog, disk, progress, schema, shards
+from collection import manifest, registry
 
 # Measured: 1,500 to 1,600 in the drawer scene, 900 in the tray scene; nearly all of it are images.
 _BYTES_PER_STEP = 1_600

@@ -10,7 +10,8 @@ import huggingface_hub
 from etils import epath
 from huggingface_hub import errors, hf_api
 
-from cog_datasets import card, manifest
+from cog_datasets import card
+from collection import manifest
 
 SCHEME = "hf://datasets/"
 # Of a refused request (no such owner, no right to write) and of a connection that is not there:

@@ -8,7 +8,8 @@ import tensorflow_datasets as tfds
 import tqdm
 from etils import epath
 
-from cog_datasets import disk, hub, manifest
+from cog_datasets import disk, hub
+from collection import manifest
 
 # TFDS finds a dataset by these, so that they come after all data.
 _FOUND_BY = ("features.json", "dataset_info.json")

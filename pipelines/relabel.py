@@ -16,8 +16,9 @@ import tensorflow_datasets as tfds
 from apache_beam.options import pipeline_options
 from etils import epath
 
-from cog_datasets import disk, manifest, prepared, progress, reward_labels, schema
+from cog_datasets import disk, prepared, progress, reward_labels, schema
 from cog_datasets import shards as shards_lib
+from collection import manifest
 
 LINEAGE = "lineage"  # key of the metadata
 

@@ -9,7 +9,8 @@ import sys
 
 from etils import epath
 
-from cog_datasets import card, croissant, dataset_statistics, manifest, prepared
+from cog_datasets import card, croissant, dataset_statistics, prepared
+from collection import manifest
 from pipelines import flags, statistics
 
 

@@ -12,9 +12,9 @@ import tensorflow_datasets as tfds
 from apache_beam.options import pipeline_options
 from etils import epath
 
-from cog_datasets import manifest, prepared, progress, reward_labels, schema
+from cog_datasets import prepared, progress, reward_labels, schema
 from cog_datasets import shards as shards_lib
-from collection import recorder, registry, scripted_policies
+from collection import manifest, recorder, registry, scripted_policies
 from pipelines import results
 
 

@@ -8,7 +8,8 @@ import sys
 
 from etils import epath
 
-from cog_datasets import manifest, prepared
+from cog_datasets import prepared
+from collection import manifest
 from pipelines import flags, validate
 
 SIMULATE_EVERY = 100

@@ -1,12 +1,15 @@
 import dataclasses
 import itertools
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
+from etils import epath
 
 from cog_agents import experience
-from collection import specs
+from collection import manifest, specs
 from tests import fakes
 
 VECTOR_KEYS = (specs.STATE, specs.SIMULATOR_STATE)
@@ -212,3 +215,52 @@ def _flat(transition):
   for step in (time_step, next_time_step):
     fields += [step.observation[key] for key in sorted(step.observation)]
   return fields
+
+
+@pytest.fixture
+def copy(recorded, tmp_path):
+  """A copy of the task data, with a manifest; its folder and its first file."""
+  data_dir, _ = recorded
+  shutil.copytree(pathlib.Path(data_dir) / "task", tmp_path / "task")
+  (folder,) = (tmp_path / "task").iterdir()
+  manifest.write(epath.Path(folder))
+  return folder, next(iter(sorted(folder.glob("*.tfrecord*"))))
+
+
+def _flip_a_bit(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+  ("damage", "message"),
+  [
+    (lambda path: path.write_bytes(path.read_bytes()[:-1]), r"has \d+ bytes, not \d+"),
+    (_flip_a_bit, r"has the SHA-256 \w{64}, not \w{64}"),
+    (lambda path: path.unlink(), "is missing"),
+  ],
+)
+@pytest.mark.parametrize("split", ["train", "train[:1]"])
+def test_a_damaged_copy_is_refused_by_the_name_of_the_file(damage, message, split, copy, tmp_path):
+  _, path = copy
+  damage(path)
+  with pytest.raises(experience.DatasetError, match=f"task/1.0.0 in .*: {path.name} {message}.*"
+                     "Copy these files again"):  # fmt: skip
+    load(str(tmp_path), ["task"], split=split)
+
+
+def test_a_copy_that_was_interrupted_before_its_manifest_came_is_refused(copy, tmp_path):
+  folder, path = copy
+  (folder / manifest.FILENAME).unlink()
+  load(str(tmp_path), ["task"])  # data of others have none
+  path.unlink()
+  with pytest.raises(experience.DatasetError, match=f"{path.name} is missing"):
+    load(str(tmp_path), ["task"])
+
+
+def test_a_card_that_was_edited_does_not_matter(copy, tmp_path):
+  folder, _ = copy
+  manifest.add_documents(epath.Path(folder), {"README.md": "# Task"})
+  (folder / "README.md").write_text("# My task")
+  assert load(str(tmp_path), ["task"]).num_transitions

@@ -18,8 +18,8 @@ import tensorflow_datasets as tfds
 from apache_beam.options import pipeline_options
 from etils import epath
 
-from cog_datasets import builder, catalog, manifest, reward_labels, schema, shards
-from collection import recorder, registry, scripted_policies, specs
+from cog_datasets import builder, catalog, reward_labels, schema, shards
+from collection import manifest, recorder, registry, scripted_policies, specs
 from tests.cog_datasets import drawer_data
 
 NUM_EPISODES = 25  # enough that a drawer is opened in some of them

@@ -10,7 +10,8 @@ import time
 import pytest
 from etils import epath
 
-from cog_datasets import disk, manifest, prepared, publish
+from cog_datasets import disk, prepared, publish
+from collection import manifest
 from pipelines import relabel_main, statistics_main, validate_main
 from tests.pipelines import datasets
 

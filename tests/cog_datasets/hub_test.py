@@ -15,7 +15,8 @@ from etils import epath
 from huggingface_hub import errors, hf_api
 
 from cog_agents import experience
-from cog_datasets import hub, manifest, prepared, publish, publish_main
+from cog_datasets import hub, prepared, publish, publish_main
+from collection import manifest
 from pipelines import statistics_main, validate_main
 from tests.pipelines import datasets
 

@@ -8,7 +8,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from cog_agents import experience
-from cog_datasets import manifest, prepared, publish, publish_main
+from cog_datasets import prepared, publish, publish_main
+from collection import manifest
 from pipelines import statistics_main, validate_main
 from tests.pipelines import datasets
 

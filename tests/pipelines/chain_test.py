@@ -2,11 +2,13 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from cog_agents import train_main
 from cog_datasets import publish_main
 from pipelines import relabel_main, statistics_main, validate_main
 from tests.pipelines import datasets
@@ -73,3 +75,17 @@ def test_an_agent_trains_on_it_without_the_code_that_made_it(public, tmp_path):
   _run("-c", program + _TRAIN.format(arguments=arguments))
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert json.loads(lines[-1])["step"] == 2
+
+
+def test_a_damaged_copy_is_refused_in_a_line(public, tmp_path, capfd):
+  shutil.copytree(public, tmp_path / "copy")
+  (*_, shard) = sorted((tmp_path / "copy" / "labelled_again" / "1.0.0").glob("*train*"))
+  shard.write_bytes(shard.read_bytes()[:-100])
+  with pytest.raises(SystemExit):
+    train_main.main(
+      [
+        *("--task=labelled_again", f"--data_dir={tmp_path / 'copy'}", "--method=no_prior"),
+        *("--environment=place_in_tray", "--observation=state", f"--run_dir={tmp_path / 'run'}"),
+      ]
+    )
+  assert f"is damaged: {shard.name} has" in capfd.readouterr().err

@@ -9,7 +9,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from cog_datasets import builder, manifest
+from cog_datasets import builder
+from collection import manifest
 
 NUM_EPISODES = 12  # of `train`, in 8 files; `validation` has one
 

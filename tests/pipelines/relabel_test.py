@@ -10,7 +10,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from cog_agents import experience
-from cog_datasets import manifest, prepared, reward_labels
+from cog_datasets import prepared, reward_labels
+from collection import manifest
 from pipelines import relabel, relabel_main
 from tests.pipelines import datasets
 

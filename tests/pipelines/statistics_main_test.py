@@ -9,7 +9,8 @@ import mlcroissant as mlc
 import pytest
 from etils import epath
 
-from cog_datasets import manifest, prepared, publish
+from cog_datasets import prepared, publish
+from collection import manifest
 from pipelines import relabel_main, statistics_main, validate_main
 from tests.pipelines import datasets
 

@@ -10,7 +10,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from cog_datasets import manifest, prepared
+from cog_datasets import prepared
+from collection import manifest
 from pipelines import validate, validate_main
 from tests.pipelines import datasets
 

@@ -4,9 +4,10 @@ The documents of a dataset (statistics, card, Croissant file) come after its dat
 manifest too, but a validation of the data stays one when they change.
 """
 
+import concurrent.futures
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from etils import epath
 
@@ -40,18 +41,20 @@ def read(folder: epath.Path) -> dict[str, dict]:
   return json.loads(path.read_text())
 
 
-def violations(folder: epath.Path) -> list[str]:
-  """What is wrong with the files of a dataset, by their manifest; each names its file."""
-  found = []
-  for name, described in read(folder).items():
-    path = folder / name
-    if not path.exists():
-      found.append(f"{name} is missing")
-    elif (length := path.stat().length) != described["bytes"]:
-      found.append(f"{name} has {length} bytes, not {described['bytes']}")
-    elif (digest := sha256(path)) != described["sha256"]:
-      found.append(f"{name} has the SHA-256 {digest}, not {described['sha256']}")
-  return found
+def violations(folder: epath.Path, ignored: Collection[str] = ()) -> list[str]:
+  """What is wrong with the files of a dataset, by their manifest; each names its file.
+
+  Args:
+    folder: of the dataset.
+    ignored: names of files that do not matter.
+
+  Raises:
+    ValueError: if there is no manifest.
+  """
+  described = {name: x for name, x in read(folder).items() if name not in ignored}
+  with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing leaves Python to the others
+    found = pool.map(lambda item: _violation(folder / item[0], item[1]), described.items())
+    return [message for message in found if message]
 
 
 def write_validation(folder: epath.Path, facts: dict) -> None:
@@ -66,6 +69,16 @@ def is_validated(folder: epath.Path) -> bool:
   if not path.exists():
     return False
   return json.loads(path.read_text()).get("data_sha256") == _data_digest(folder)
+
+
+def _violation(path: epath.Path, described: Mapping) -> str | None:
+  if not path.exists():
+    return f"{path.name} is missing"
+  if (length := path.stat().length) != described["bytes"]:
+    return f"{path.name} has {length} bytes, not {described['bytes']}"
+  if (digest := sha256(path)) != described["sha256"]:
+    return f"{path.name} has the SHA-256 {digest}, not {described['sha256']}"
+  return None
 
 
 def sha256(path: epath.Path) -> str:
