@@ -36,6 +36,19 @@ def features(environment: str) -> tfds.features.FeaturesDict:
   )
 
 
+def dimensions(environment: str | None) -> dict[str, tuple[str, ...]]:
+  """Names of the dimensions of each vector of a step; of all but the simulator's state if the
+  environment is not in the registry."""
+  names = {
+    rlds.ACTION: specs.ACTION_DIMENSIONS,
+    f"{rlds.OBSERVATION}/{specs.STATE}": specs.STATE_DIMENSIONS,
+  }
+  if environment in registry.ENVIRONMENTS:
+    scene = registry.spec(environment).task.scene_class
+    names[f"{rlds.OBSERVATION}/{specs.SIMULATOR_STATE}"] = scene.simulator_state_dimensions
+  return names
+
+
 def from_recording(episode: recorder.Episode, episode_id: str) -> dict[str, Any]:
   """Returns an RLDS episode with stacked steps, each array (T + 1, ...).
 
