@@ -28,13 +28,14 @@ DRAWER_EPISODES ?= 250
 DRAWER_DIR ?= runs/drawer/seed_$(SEED)
 DRAWER_DATA_DIR ?= runs/drawer/data
 
-.PHONY: help demo drawer test lint lock clean
+.PHONY: help demo drawer test cluster flink job-server prism lint lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo   build small datasets, train and evaluate on them, write $(DEMO_DIR)/report.html'
 	@echo 'make drawer the same for the drawer task: one COG agent a condition, $(DRAWER_DIR)/report.html'
 	@echo 'make test   run the tests'
+	@echo 'make cluster get what a cluster on this machine needs: Flink, its job server, Prism'
 	@echo 'make lint   check the style'
 	@echo 'make lock   resolve requirements.in to requirements.txt anew'
 	@echo 'make clean  remove .venv and caches; runs/ stays'
@@ -73,6 +74,23 @@ test: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
+
+# ---- cluster ----
+
+# What pipelines/README.md runs jobs on, each useful without the others: make --keep-going cluster.
+cluster: flink job-server prism
+
+flink: $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
+	  apache-flink-libraries==$$($(BIN)/python -c 'from pipelines import flink; print(flink.VERSION)')
+
+job-server: flink
+	mvn --batch-mode --quiet dependency:get -Dtransitive=false \
+	  -Dartifact=$$($(BIN)/python -c 'from pipelines import flink; print(flink.find().job_server)')
+
+prism: $(INSTALLED)
+	go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$$($(BIN)/python -c \
+	  'import apache_beam; print(apache_beam.__version__)')
 
 # ---- demo ----
 

@@ -154,6 +154,7 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     shards.remove_unfinished(folder)
     with disk.resumable(folder, f"the build of {self.info.full_name}"):
       self._record(members, folder, download_config)
+    shards.check_written(folder, [shard.filename for shard in members])
     infos = [self._move(folder, split, members) for split, members in by_split.items()]
     folder.rmtree()
     return infos

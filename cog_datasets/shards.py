@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 import tensorflow_datasets as tfds
@@ -102,6 +102,20 @@ class WriteShard(beam.DoFn):
 def unfinished_path(path: epath.Path) -> epath.Path:
   """Where a worker writes a file before it has its name; another worker's is another."""
   return path.with_name(f"{path.name}{_UNFINISHED}{uuid.uuid4().hex}")
+
+
+def check_written(folder: epath.Path, names: Iterable[str]) -> None:
+  """Checks that the files of a job that ended are there.
+
+  Raises:
+    FileNotFoundError: if one is not; the message names it.
+  """
+  for name in names:
+    if not (folder / name).exists():
+      raise FileNotFoundError(
+        f"the job ended, and {folder / name} is not there: workers on other machines have to write"
+        " to the same data_dir, a shared folder or a bucket"
+      )
 
 
 def remove_unfinished(folder: epath.Path) -> None:

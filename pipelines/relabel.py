@@ -117,6 +117,7 @@ def relabel(
   ):
     relabel_shard = RelabelShard(label, str(unfinished), counter_path)
     _ = pipeline | "Shards" >> beam.Create(pairs, reshuffle=True) | beam.ParDo(relabel_shard)
+  shards_lib.check_written(unfinished, targets)
   changes = sum((_read_changes(unfinished / target) for target in targets), Changes())
   lineage = {
     "source": source.info.full_name,
