@@ -19,7 +19,10 @@ _BLOCK = 1 << 20  # bytes
 
 def write(folder: epath.Path) -> None:
   """Writes the manifest of all files that are in the folder now."""
-  _write(folder, {path.name: _describe(path) for path in _files(folder)})
+  paths = _files(folder)
+  with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing leaves Python to the others
+    described = pool.map(_describe, paths)
+    _write(folder, {path.name: x for path, x in zip(paths, described, strict=True)})
 
 
 def add_documents(folder: epath.Path, documents: Mapping[str, str]) -> None:
@@ -52,7 +55,7 @@ def violations(folder: epath.Path, ignored: Collection[str] = ()) -> list[str]:
     ValueError: if there is no manifest.
   """
   described = {name: x for name, x in read(folder).items() if name not in ignored}
-  with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing leaves Python to the others
+  with concurrent.futures.ThreadPoolExecutor() as pool:
     found = pool.map(lambda item: _violation(folder / item[0], item[1]), described.items())
     return [message for message in found if message]
 
