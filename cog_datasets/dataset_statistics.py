@@ -246,10 +246,11 @@ def _keys(values: np.ndarray) -> np.ndarray:
 
 
 def _middles(keys: np.ndarray) -> np.ndarray:
-  """The middle of each bucket, float32."""
+  """The middle of each bucket, float32; that of zero is zero."""
   leading = keys & ((1 << _KEY_BITS) - 1)
   bits = (leading << _DROPPED_BITS) + (1 << (_DROPPED_BITS - 1))
-  return bits.astype(np.uint32).view(np.float32)
+  middles = bits.astype(np.uint32).view(np.float32)
+  return np.where(np.abs(middles) < np.finfo(np.float32).tiny, np.float32(0), middles)
 
 
 def _rounded(values: Iterable[Any]) -> list[float]:

@@ -2,9 +2,11 @@
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import rlds
@@ -15,6 +17,7 @@ from google.protobuf import json_format
 from collection import specs
 
 _FEATURES = "features.json"  # by which TFDS knows a prepared dataset
+_SELECTED_AT_ONCE = 100  # episodes; TFDS nests as many instructions, and fails at about 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +130,35 @@ def episodes(
     decode_images: whether to decode them, which takes most of the time; else each is the bytes of
       its file, as the dataset stores it.
   """
+  instruction = tfds.core.ReadInstruction(part.split, part.start, part.stop, unit="abs")
+  yield from _read(builder, instruction, with_images, decode_images)
+
+
+def selected(
+  builder: tfds.core.DatasetBuilder, split: str, indices: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+  """Yields single episodes of a split, each as `episodes` does, and skips what is between them.
+
+  Args:
+    builder: see `find`.
+    split: whose episodes.
+    indices: places in the split, from 0, in the order to read them in.
+  """
+  # Opening a pipeline takes as long as reading fifty episodes, so that one reads many of these.
+  for first in range(0, len(indices), _SELECTED_AT_ONCE):
+    instructions = [
+      tfds.core.ReadInstruction(split, index, index + 1, unit="abs")
+      for index in indices[first : first + _SELECTED_AT_ONCE]
+    ]
+    yield from _read(builder, functools.reduce(operator.add, instructions))
+
+
+def _read(
+  builder: tfds.core.DatasetBuilder,
+  instruction: tfds.core.ReadInstruction,
+  with_images: bool = True,
+  decode_images: bool = True,
+) -> Iterator[dict[str, Any]]:
   feature = builder.info.features[rlds.STEPS].feature
 
   def decode(example):
@@ -142,7 +174,7 @@ def episodes(
 
   # TFDS's nested dataset of steps costs a millisecond an episode to open; whole arrays do not.
   encoded = builder.as_dataset(
-    split=tfds.core.ReadInstruction(part.split, part.start, part.stop, unit="abs"),
+    split=instruction,
     decoders={rlds.STEPS: tfds.decode.SkipDecoding()},
     # One file after the other: TFDS's default takes 16 episodes of each of 16 files in turn.
     read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),

@@ -81,7 +81,7 @@ def relabel(
 ) -> Changes:
   """Writes a new dataset with the episodes of `source` and the rewards of `label`.
 
-  A run that was stopped goes on where it was.
+  A run that was stopped goes on where it was; one that had ended changes nothing.
 
   Args:
     source: see prepared.find.
@@ -91,17 +91,17 @@ def relabel(
 
   Raises:
     ValueError: if the label is unknown, an outcome that it needs is missing, the name or the
-      version is none, or `folder` is there already.
+      version is none, or `folder` is there already and something else.
     disk.DiskError: if there is not enough room.
   """
   _check_name(folder.parent.name, folder.name)
   reward_labels.parse(label)
-  if folder.exists():
-    raise ValueError(f"{folder} is there already: choose another name or version")
   members = prepared.shards(source)
   for record in itertools.islice(members[0].records(), 1):
     relabelled(record, reward_labels.parse(label))  # an outcome that is missing is missing in all
   digest = _source_digest(members)
+  if folder.exists():
+    return _changes_there(folder, digest, label)
   unfinished = folder.parent / f".unfinished_{folder.name}_{_run_digest(digest, label)}"
   unfinished.mkdir(parents=True, exist_ok=True)
   shards_lib.remove_unfinished(unfinished)
@@ -219,6 +219,18 @@ def _source_digest(members: Sequence[prepared.Shard]) -> str:
 
 def _run_digest(source_digest: str, label: str) -> str:
   return hashlib.sha256(f"{source_digest} {label}".encode()).hexdigest()[:16]
+
+
+def _changes_there(folder: epath.Path, source_digest: str, label: str) -> Changes:
+  """Returns what a dataset that is there says of itself, if it is the one that is asked for."""
+  metadata = prepared.find(str(folder)).info.metadata or {}
+  lineage = metadata.get(LINEAGE, {})
+  if (lineage.get("source_digest"), lineage.get("label")) != (source_digest, label):
+    raise ValueError(
+      f"{folder} is there already, and not this source with the label {label!r}: choose another"
+      " name or version"
+    )
+  return Changes(**{field.name: lineage[field.name] for field in dataclasses.fields(Changes)})
 
 
 def _split_infos(

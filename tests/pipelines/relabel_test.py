@@ -149,6 +149,11 @@ def test_wrong_values_exit_with_two_and_leave_nothing(flags, message, task, tmp_
 def test_what_is_there_already_stays(task, tmp_path, capfd):
   flags = [f"--source={task}", "--label=zero", "--name=zeroed", f"--data_dir={tmp_path}"]
   relabel_main.main(flags)
+  said = capfd.readouterr().out
+  times = {path: path.stat().st_mtime_ns for path in (tmp_path / "zeroed").rglob("*")}
+  assert relabel_main.main(flags) == 0  # as after a kill just before the end
+  assert capfd.readouterr().out == said
+  assert {path: path.stat().st_mtime_ns for path in (tmp_path / "zeroed").rglob("*")} == times
   with pytest.raises(SystemExit):
     relabel_main.main([*flags, f"--label={TASK_LABEL}"])
   assert "is there already" in capfd.readouterr().err
