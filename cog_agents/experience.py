@@ -1,6 +1,7 @@
 """Dataset names in, one stream of transitions out: uniform over their union, or by weights."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
 from etils import epath
+from google.protobuf import json_format
 from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 
@@ -168,13 +170,19 @@ def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
   """Returns a reader of the dataset NAME[/CONFIG][:VERSION], which needs no code but TFDS's.
 
   Raises:
-    DatasetError: if there is none; the message lists the datasets found in `data_dir`.
+    DatasetError: if there is none (the message lists the datasets found in `data_dir`), or its
+      description is damaged.
   """
+  place = data_dir or "TFDS's default data directories"
   try:
     return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
-  except tfds.core.DatasetNotFoundError as error:
+  except (json.JSONDecodeError, json_format.ParseError) as error:
+    raise DatasetError(
+      f"dataset_info.json, features.json or metadata.json of {name!r} in {place} is damaged:"
+      f" {error}. Copy these files again"
+    ) from error
+  except (tfds.core.DatasetNotFoundError, ValueError) as error:  # the latter: not even a name
     found = ", ".join(list_datasets(data_dir)) or "none"
-    place = data_dir or "TFDS's default data directories"
     raise DatasetError(f"unknown dataset {name!r}; datasets in {place}: {found}") from error
 
 

@@ -22,7 +22,7 @@ from minari.dataset import minari_dataset
 from minari.dataset.minari_storage import MinariStorage
 
 from cog_datasets import disk, prepared, schema
-from collection import registry, specs
+from collection import manifest, registry, specs
 
 SOURCE = "source"  # key of Minari's metadata under which the RLDS dataset is described
 # Packages that the environment needs, as Minari's `requirements`, if the dataset says which.
@@ -63,11 +63,12 @@ def export(source: tfds.core.DatasetBuilder, split: str, out: pathlib.Path) -> s
 
   Raises:
     ExportError: if the split is unknown, the dataset is no recording of a known environment, or
-      incomplete, or the target exists.
+      damaged, or the target exists.
     disk.DiskError: if there is not enough room.
   """
   num_episodes = _num_episodes(source, split)
   environment = _environment(source)
+  _check_files(source)
   name = dataset_id(source, split)
   target = out / name
   if target.exists():
@@ -115,11 +116,18 @@ def _num_episodes(source: tfds.core.DatasetBuilder, split: str) -> int:
     raise ExportError(
       f"{source.info.full_name} has no split {split!r}; its splits: {sorted(splits)}"
     )
+  return splits[split].num_examples
+
+
+def _check_files(source: tfds.core.DatasetBuilder) -> None:
+  folder = epath.Path(source.data_dir)
   try:
     prepared.shards(source)
-  except ValueError as error:
+    damaged = manifest.violations(folder, ignored=manifest.DOCUMENTS)
+  except ValueError as error:  # a file or the manifest is missing
     raise ExportError(str(error)) from error
-  return splits[split].num_examples
+  if damaged:
+    raise ExportError(f"{source.info.full_name} in {folder} is damaged: {'; '.join(damaged)}")
 
 
 def _environment(source: tfds.core.DatasetBuilder) -> registry.EnvironmentSpec:

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import functools
 import itertools
+import json
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import rlds
 import tensorflow_datasets as tfds
 from etils import epath
+from google.protobuf import json_format
 
 from collection import specs
 
@@ -55,12 +57,17 @@ def find(source: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
     data_dir: the TFDS data directory in which a name is looked up; None: TFDS's own default.
 
   Raises:
-    ValueError: if there is no such dataset; the message lists those in `data_dir`.
+    ValueError: if there is no such dataset (the message lists those in `data_dir`), or its
+      description is damaged.
   """
-  if (epath.Path(source) / _FEATURES).exists():
-    return tfds.builder_from_directory(source)
   try:
+    if (epath.Path(source) / _FEATURES).exists():
+      return tfds.builder_from_directory(source)
     return tfds.core.read_only_builder.builder_from_files(source, data_dir=data_dir)
+  except (json.JSONDecodeError, json_format.ParseError) as error:
+    raise ValueError(
+      f"dataset_info.json, features.json or metadata.json of {source!r} is damaged: {error}"
+    ) from error
   except (tfds.core.DatasetNotFoundError, ValueError) as error:  # the latter: not even a name
     place = data_dir or "TFDS's default data directory"
     raise ValueError(

@@ -139,7 +139,7 @@ def test_validation_is_a_split_of_its_own(recorded):
   assert load(recorded[0], split="validation").num_transitions == 5 + 7
 
 
-@pytest.mark.parametrize("name", ["prio", "prior/config", "prior:9.9.9"])
+@pytest.mark.parametrize("name", ["prio", "prior/config", "prior:9.9.9", "no name"])
 def test_an_unknown_dataset_lists_those_that_are_there(recorded, name):
   with pytest.raises(experience.DatasetError, match=r"prior:1\.0\.0, task:1\.0\.0") as error:
     load(recorded[0], names=[name])
@@ -256,6 +256,14 @@ def test_a_copy_that_was_interrupted_before_its_manifest_came_is_refused(copy, t
   load(str(tmp_path), ["task"])  # data of others have none
   path.unlink()
   with pytest.raises(experience.DatasetError, match=f"{path.name} is missing"):
+    load(str(tmp_path), ["task"])
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_a_description_that_was_cut_off_is_refused_by_its_name(name, copy, tmp_path):
+  folder, _ = copy
+  (folder / name).write_bytes((folder / name).read_bytes()[:-9])
+  with pytest.raises(experience.DatasetError, match=f"{name}.* of 'task' in .* is damaged.*again"):
     load(str(tmp_path), ["task"])
 
 

@@ -273,15 +273,38 @@ def test_other_data_is_refused(tmp_path, capfd):
   assert "other/1.0.0 name the environment None; known: place_in_tray_held" in message
 
 
-def test_an_incomplete_dataset_is_refused(data_dir, tmp_path, capfd):
+@pytest.mark.parametrize(
+  ("damage", "message"),
+  [
+    (lambda path: path.unlink(), "is missing"),
+    (lambda path: path.write_bytes(path.read_bytes()[:-1]), "has "),
+    (lambda path: path.with_name("manifest.json").unlink(), "has no manifest.json"),
+  ],
+)
+def test_a_damaged_dataset_is_refused(damage, message, data_dir, tmp_path, capfd):
   folder = tmp_path / "cog_pickplace_task" / "tiny"
   shutil.copytree(data_dir / "cog_pickplace_task" / "tiny", folder)
   shard = next(folder.glob("*/*train.tfrecord-00003*"))
-  shard.unlink()
+  damage(shard)
   with pytest.raises(SystemExit):
     _export("cog_pickplace_task/tiny", tmp_path, tmp_path / "minari")
-  assert f"{shard} is missing" in capfd.readouterr().err
+  named = shard.parent if "manifest" in message else shard.name
+  assert f"{named} {message}" in capfd.readouterr().err
   assert not (tmp_path / "minari").exists()
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_a_description_that_was_cut_off_is_refused_by_its_name(name, data_dir, tmp_path, capfd):
+  folder = tmp_path / "cog_pickplace_task" / "tiny"
+  shutil.copytree(data_dir / "cog_pickplace_task" / "tiny", folder)
+  (path,) = folder.glob(f"*/{name}")
+  path.write_bytes(path.read_bytes()[:-9])
+  for source in ("cog_pickplace_task/tiny", str(path.parent)):
+    with pytest.raises(SystemExit):
+      _export(source, tmp_path, tmp_path / "minari")
+    message = capfd.readouterr().err
+    assert name in message
+    assert f"of {source!r} is damaged" in message
 
 
 def test_a_disk_that_is_too_small_is_refused(data_dir, root, tmp_path, monkeypatch, capfd):
