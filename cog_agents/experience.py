@@ -1,9 +1,11 @@
 """Dataset names in, one stream of transitions out: uniform over their union, or by weights."""
 
 import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import rlds
@@ -15,10 +17,14 @@ from google.protobuf import json_format
 from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 
+from cog_agents import tables
 from collection import manifest
 
 _PREFETCHED_BATCHES = 8
 _ACTION_TOLERANCE = 1e-6
+# Names of columns; those of RLDS for the others.
+_LENGTH = "length"
+_OBSERVATION = "observation."
 _ALIGNMENT = 64  # bytes; TensorFlow shares aligned memory with numpy and copies any other
 
 
@@ -28,14 +34,14 @@ class DatasetError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Experience:
-  """All transitions of some datasets in memory; every frame is stored once.
+  """All transitions of some datasets; every frame is stored once, images on disk.
 
   Transition i goes from frame `first[i]` to frame `last[i]` of the same episode, which lies n steps
   later, or fewer at the end of the episode. Its reward and discount are those of `n_step_returns`.
 
   Attributes:
     names: the datasets, as NAME[/CONFIG]/VERSION.
-    observations: key → (frames, ...).
+    observations: key → (frames, ...): in memory if it is a vector, else on disk.
     first, last: int64 (transitions,), rows of `observations`.
     actions: float32 (transitions, action size).
     rewards, discounts: float32 (transitions,).
@@ -43,7 +49,7 @@ class Experience:
   """
 
   names: tuple[str, ...]
-  observations: Mapping[str, np.ndarray]
+  observations: Mapping[str, np.ndarray | tables.Rows]
   first: np.ndarray
   last: np.ndarray
   actions: np.ndarray
@@ -95,13 +101,13 @@ class Experience:
       after `time_step` and carries the n-step reward and discount; `action_step.info` is the
       position in `names` of each row's dataset, int32 (B,).
     """
-    tables = {name: _shared_tensor(getattr(self, name)) for name in _COLUMNS}
-    frames = {key: _shared_tensor(x) for key, x in self.observations.items()}
+    columns = {name: _shared_tensor(getattr(self, name)) for name in _COLUMNS}
+    frames = {key: _frames(x) for key, x in self.observations.items()}
     draw = _uniform_draw(self.num_transitions) if weights is None else self._weighted_draw(weights)
 
     def batch(k):
       rows = draw(batch_size, tf.stack([tf.constant(seed, tf.int64), k]))
-      return _gather(frames, tables, rows)
+      return _gather(frames, columns, rows)
 
     stream = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
     stream = stream.map(batch, num_parallel_calls=os.cpu_count(), deterministic=True)
@@ -140,8 +146,9 @@ def load(
   observation_keys: Sequence[str],
   n_step: int = 1,
   discount: float = 0.99,
+  cache_dir: str | os.PathLike | None = None,
 ) -> Experience:
-  """Reads every episode of the named RLDS datasets once, and decodes what is asked for.
+  """Opens the named RLDS datasets; decodes what is asked for the first time that it is.
 
   Args:
     names: NAME[/CONFIG][:VERSION], at least one.
@@ -150,20 +157,34 @@ def load(
     observation_keys: which observations to keep.
     n_step: n of the n-step returns; 1 is the paper's Bellman backup.
     discount: γ.
+    cache_dir: for decoded datasets; None: see tables.default_cache_dir.
 
   Raises:
     DatasetError: if a dataset, split or observation is missing (the message lists what is there),
       a split is empty, a file is missing or not what the manifest says, or an episode is malformed.
+    tables.TableError: if there is no room for the decoded data.
   """
   builders = [find(name, data_dir) for name in names]
-  counts = [_num_episodes(builder, split) for builder in builders]
-  for builder in builders:
-    _check_files(builder, split)
-  table = _Table(sum(counts))
-  for source, (builder, count) in enumerate(zip(builders, counts, strict=True)):
-    for episode in _read(builder, split, count, tuple(observation_keys)):
-      table.append(source, episode, n_step, discount)
-  return table.experience(tuple(builder.info.full_name for builder in builders))
+  folder = pathlib.Path(cache_dir or tables.default_cache_dir())
+  paths = [_columns(builder, split, tuple(observation_keys), folder) for builder in builders]
+
+  def in_memory(name: str) -> np.ndarray:
+    return _concatenated([np.load(path[name]) for path in paths])
+
+  lengths = [np.load(path[_LENGTH]) for path in paths]
+  if not sum(map(np.sum, lengths)):
+    raise DatasetError(f"{list(names)} hold {sum(map(len, lengths))} episodes and no transition")
+  observations = {}
+  for key in observation_keys:
+    files = [path[_OBSERVATION + key] for path in paths]
+    is_vector = np.load(files[0], mmap_mode="r").ndim == 2
+    observations[key] = in_memory(_OBSERVATION + key) if is_vector else tables.Rows(files)
+  return Experience(
+    names=tuple(builder.info.full_name for builder in builders),
+    observations=observations,
+    actions=in_memory(rlds.ACTION),
+    **_transitions(lengths, in_memory(rlds.REWARD), in_memory(rlds.DISCOUNT), n_step, discount),
+  )
 
 
 def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
@@ -236,21 +257,115 @@ def _num_episodes(builder: tfds.core.DatasetBuilder, split: str) -> int:
   return count
 
 
-def _check_files(builder: tfds.core.DatasetBuilder, split: str) -> None:
-  """Raises DatasetError, naming the files, if a copy is incomplete or damaged.
+def _columns(
+  builder: tfds.core.DatasetBuilder,
+  split: str,
+  observation_keys: tuple[str, ...],
+  cache_dir: pathlib.Path,
+) -> dict[str, pathlib.Path]:
+  """Returns the files of the columns of a split: steps of one episode after those of another.
 
-  By its manifest, if it has one: datasets of others do not.
+  T of each episode; T actions, rewards and discounts (0 where a step ends in a terminal state); and
+  T + 1 of each observation.
+  """
+  count = _num_episodes(builder, split)
+  _check_keys(builder, observation_keys)
+  name = builder.info.full_name.replace("/", "-")
+  folder = cache_dir / f"{name}-{_digest(builder, split)}"
+  names = (_LENGTH, rlds.ACTION, rlds.REWARD, rlds.DISCOUNT)
+
+  def read(missing: list[str]) -> Iterator[dict[str, np.ndarray]]:
+    keys = [column.removeprefix(_OBSERVATION) for column in missing if column not in names]
+    for episode in _read(builder, split, count, tuple(keys)):
+      yield _rows(episode)
+
+  observations = [_OBSERVATION + key for key in observation_keys]
+  return tables.ensure(folder, [*names, *observations], read, count)
+
+
+def _rows(episode: dict) -> dict[str, np.ndarray]:
+  """The rows of an episode in each column."""
+  terminal = episode[rlds.IS_TERMINAL][1:]
+  rows = {
+    _LENGTH: np.array([len(terminal)], np.int64),
+    rlds.ACTION: episode[rlds.ACTION][:-1],  # the last step only carries the final observation
+    rlds.REWARD: episode[rlds.REWARD][:-1],
+    rlds.DISCOUNT: np.where(terminal, np.float32(0), episode[rlds.DISCOUNT][:-1]),
+  }
+  return rows | {_OBSERVATION + key: x for key, x in episode[rlds.OBSERVATION].items()}
+
+
+def _transitions(
+  lengths: Sequence[np.ndarray],
+  rewards: np.ndarray,
+  discounts: np.ndarray,
+  n_step: int,
+  discount: float,
+) -> dict[str, np.ndarray]:
+  """The columns of an Experience that depend on n.
+
+  Args:
+    lengths: for each dataset, T of each episode.
+    rewards, discounts: of the steps of all episodes, one after the other.
+    n_step: n.
+    discount: γ.
+  """
+  all_lengths = np.concatenate(lengths)
+  returns, factors, last = (
+    _aligned_empty(rewards.shape, np.dtype(dtype)) for dtype in (np.float32, np.float32, np.int64)
+  )
+  end = 0
+  for length in all_lengths:
+    steps = slice(end, end := end + length)
+    returns[steps], factors[steps], last[steps] = n_step_returns(
+      rewards[steps], discounts[steps], n_step, discount
+    )
+  # Each episode has one frame more than it has transitions.
+  first = np.arange(len(rewards)) + np.repeat(np.arange(len(all_lengths)), all_lengths)
+  last += first
+  sources = np.repeat(np.arange(len(lengths), dtype=np.int32), [x.sum() for x in lengths])
+  return {
+    "first": _concatenated([first]),
+    "last": last,
+    "rewards": returns,
+    "discounts": factors,
+    "sources": _concatenated([sources]),
+  }
+
+
+def _digest(builder: tfds.core.DatasetBuilder, split: str) -> str:
+  """Of the split's files, which are checked by the manifest, if there is one.
+
+  Raises:
+    DatasetError: if files are missing or damaged; the message names them.
   """
   folder = epath.Path(builder.data_dir)
   instructions = builder.info.splits[split].file_instructions
   paths = [epath.Path(instruction.filename) for instruction in instructions]
   found = [f"{path.name} is missing" for path in paths if not path.exists()]
-  if not found and (folder / manifest.FILENAME).exists():
+  has_manifest = (folder / manifest.FILENAME).exists()
+  if not found and has_manifest:
     found = manifest.violations(folder, ignored=manifest.DOCUMENTS)
   if found:
     raise DatasetError(
       f"the copy of {builder.info.full_name} in {folder} is damaged:"
       f" {'; '.join(found)}. Copy these files again"
+    )
+  if has_manifest:
+    described = manifest.read(folder)
+    digests = [described[path.name]["sha256"] for path in paths]
+  else:
+    digests = manifest.digests(paths)
+  contents = [split, digests]
+  return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
+
+
+def _check_keys(builder: tfds.core.DatasetBuilder, observation_keys: Sequence[str]) -> None:
+  known = builder.info.features[rlds.STEPS].feature[rlds.OBSERVATION]
+  missing = [key for key in observation_keys if key not in known]
+  if missing:
+    raise DatasetError(
+      f"{builder.info.full_name} has no observations {missing}; it has {sorted(known)}"
     )
 
 
@@ -259,14 +374,9 @@ def _read(
 ) -> Iterator[dict]:
   """Yields the checked steps of each episode as arrays, in the order of the files."""
   name = builder.info.full_name
-  known = builder.info.features[rlds.STEPS].feature[rlds.OBSERVATION]
-  missing = [key for key in observation_keys if key not in known]
-  if missing:
-    raise DatasetError(f"{name} has no observations {missing}; it has {sorted(known)}")
-
   episodes = _episode_dataset(builder, split, observation_keys).as_numpy_iterator()
   progress = tqdm.tqdm(
-    episodes, f"read {name}", count, unit="episodes", leave=False, smoothing=0.05
+    episodes, f"decode {name}", count, unit="episodes", leave=False, smoothing=0.05
   )
   try:
     for i, episode in enumerate(progress):
@@ -318,79 +428,13 @@ def _check(episode: dict, where: str) -> None:
     raise DatasetError(f"{where} has an action of magnitude {largest}; actions lie in [-1, 1]")
 
 
-class _Rows:
-  """Rows in one piece of aligned memory: gigabytes are never there twice.
-
-  Memory beyond the last row is reserved but not touched, so the system does not provide it.
-  """
-
-  def __init__(self, name: str, capacity: int):
-    self._name = name
-    self._capacity = capacity
-    self._length = 0
-    self._memory: np.ndarray | None = None
-
-  def extend(self, rows: np.ndarray) -> None:
-    end = self._length + len(rows)
-    if self._memory is None:
-      self._memory = _aligned_empty((self._capacity, *rows.shape[1:]), rows.dtype)
-    if rows.shape[1:] != self._memory.shape[1:]:
-      raise DatasetError(
-        f"the datasets disagree about the shape of {self._name}: "
-        f"{self._memory.shape[1:]} and {rows.shape[1:]}"
-      )
-    if end > len(self._memory):  # longer episodes than the first one
-      larger = _aligned_empty((2 * end, *rows.shape[1:]), rows.dtype)
-      larger[: self._length] = self.array()
-      self._memory = larger
-    self._memory[self._length : end] = rows
-    self._length = end
-
-  def array(self) -> np.ndarray:
-    return self._memory[: self._length]
-
-
-class _Table:
-  """Collects the columns of an Experience, one episode at a time."""
-
-  def __init__(self, num_episodes: int):
-    self._num_episodes = num_episodes
-    self._num_frames = 0
-    self._columns: dict[str, _Rows] = {}
-    self._observations: dict[str, _Rows] = {}
-
-  def append(self, source: int, episode: dict, n_step: int, discount: float) -> None:
-    num_steps = len(episode[rlds.ACTION]) - 1  # the last step only carries the final observation
-    terminal = episode[rlds.IS_TERMINAL][1:]
-    environment_discounts = np.where(terminal, 0.0, episode[rlds.DISCOUNT][:-1])
-    rewards, discounts, lengths = n_step_returns(
-      episode[rlds.REWARD][:-1], environment_discounts, n_step, discount
-    )
-    first = self._num_frames + np.arange(num_steps)
-    columns = {
-      "first": first,
-      "last": first + lengths,
-      "actions": episode[rlds.ACTION][:-1],
-      "rewards": rewards,
-      "discounts": discounts,
-      "sources": np.full(num_steps, source, np.int32),
-    }
-    self._num_frames += num_steps + 1
-    self._extend(self._columns, columns)
-    self._extend(self._observations, episode[rlds.OBSERVATION])
-
-  def experience(self, names: tuple[str, ...]) -> Experience:
-    columns = {name: rows.array() for name, rows in self._columns.items()}
-    observations = {key: rows.array() for key, rows in self._observations.items()}
-    if not len(columns["first"]):
-      raise DatasetError(f"{names} hold {self._num_episodes} episodes and no transition")
-    return Experience(names, observations, **columns)
-
-  def _extend(self, parts: dict[str, _Rows], arrays: dict[str, np.ndarray]) -> None:
-    for name, array in arrays.items():
-      if name not in parts:
-        parts[name] = _Rows(name, self._num_episodes * len(array))
-      parts[name].extend(array)
+def _concatenated(arrays: Sequence[np.ndarray]) -> np.ndarray:
+  """One array in memory that TensorFlow shares."""
+  shapes = {array.shape[1:] for array in arrays}
+  if len(shapes) > 1:
+    raise DatasetError(f"the datasets disagree about the shape of a column: {sorted(shapes)}")
+  length = sum(map(len, arrays))
+  return np.concatenate(arrays, out=_aligned_empty((length, *shapes.pop()), arrays[0].dtype))
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -398,6 +442,19 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
   buffer = np.empty(size + _ALIGNMENT, np.uint8)
   offset = -buffer.ctypes.data % _ALIGNMENT
   return buffer[offset : offset + size].view(dtype).reshape(shape)
+
+
+def _frames(frames: np.ndarray | tables.Rows) -> Callable[[tf.Tensor], tf.Tensor]:
+  """Returns a function rows, (N,) → those of `frames`, (N, …)."""
+  if isinstance(frames, np.ndarray):
+    in_memory = _shared_tensor(frames)
+    return lambda rows: tf.gather(in_memory, rows)
+
+  def take(rows):
+    taken = tf.numpy_function(frames.take, [rows], frames.dtype, stateful=False)
+    return tf.ensure_shape(taken, (None, *frames.shape[1:]))
+
+  return take
 
 
 def _shared_tensor(array: np.ndarray) -> tf.Tensor:
@@ -422,10 +479,10 @@ def _uniform_draw(num_transitions: int):
   return draw
 
 
-def _gather(frames: dict, tables: dict, rows: tf.Tensor) -> trajectory.Transition:
-  columns = {name: tf.gather(table, rows) for name, table in tables.items()}
-  before = {key: tf.gather(x, columns["first"]) for key, x in frames.items()}
-  after = {key: tf.gather(x, columns["last"]) for key, x in frames.items()}
+def _gather(frames: dict, columns: dict, rows: tf.Tensor) -> trajectory.Transition:
+  columns = {name: tf.gather(column, rows) for name, column in columns.items()}
+  before = {key: take(columns["first"]) for key, take in frames.items()}
+  after = {key: take(columns["last"]) for key, take in frames.items()}
   middle = tf.fill(tf.shape(rows), ts.StepType.MID)
   ones, zeros = tf.ones_like(columns["rewards"]), tf.zeros_like(columns["rewards"])
   return trajectory.Transition(

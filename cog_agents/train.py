@@ -149,6 +149,7 @@ def train(
   schedule: Schedule,
   run_dir: str | os.PathLike,
   data_dir: str | None = None,
+  cache_dir: str | None = None,
 ) -> int:
   """Trains up to `schedule.steps` gradient steps in all, from the run's last checkpoint if any.
 
@@ -160,6 +161,7 @@ def train(
     schedule: of logging, evaluation and checkpoints.
     run_dir: a folder for config.json, metrics.jsonl, tensorboard/, checkpoints/ and policies/.
     data_dir: TFDS data directory.
+    cache_dir: see experience.load.
 
   Returns:
     The gradient steps taken: less than `schedule.steps` if interrupted.
@@ -181,6 +183,7 @@ def train(
     observation_keys=keys,
     n_step=config.agent.n_step,
     discount=config.agent.gamma,
+    cache_dir=cache_dir,
   )
   evaluate.write_json(run_dir / "config.json", {**record, "steps": schedule.steps})
   learner = Learner(config, data)

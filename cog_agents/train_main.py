@@ -34,6 +34,11 @@ def _parser() -> argparse.ArgumentParser:
   )
   data.add_argument("--data_dir", help="TFDS data directory (default: TFDS's own)")
   data.add_argument(
+    "--cache_dir",
+    help="where a dataset is decoded to, the first time: 7 kB a step with images, 0.2 kB without "
+    "(default: $COG_CACHE_DIR, or cog in the user's cache)",
+  )  # fmt: skip
+  data.add_argument(
     "--prior_share", type=mains.share,
     help="share of prior transitions in a batch, 0 to 1 (default: that of prior transitions in "
     "the union of the datasets)",
@@ -118,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
   mains.quiet_imports()
   import tensorflow as tf
 
-  from cog_agents import evaluate, experience, train
+  from cog_agents import evaluate, experience, tables, train
 
   if args.threads:
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)
@@ -142,8 +147,8 @@ def main(argv: list[str] | None = None) -> int:
     num_workers=args.workers,
   )
   try:
-    step = train.train(config, schedule, args.run_dir, args.data_dir)
-  except (experience.DatasetError, evaluate.RunError) as error:
+    step = train.train(config, schedule, args.run_dir, args.data_dir, args.cache_dir)
+  except (experience.DatasetError, tables.TableError, evaluate.RunError) as error:
     parser.error(str(error))
   except KeyboardInterrupt:
     print(f"Stopped; the same command goes on from the last checkpoint in {args.run_dir}.")

@@ -7,7 +7,7 @@ manifest too, but a validation of the data stays one when they change.
 import concurrent.futures
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from etils import epath
 
@@ -82,6 +82,12 @@ def _violation(path: epath.Path, described: Mapping) -> str | None:
   if (digest := sha256(path)) != described["sha256"]:
     return f"{path.name} has the SHA-256 {digest}, not {described['sha256']}"
   return None
+
+
+def digests(paths: Sequence[epath.Path]) -> list[str]:
+  """SHA-256 of each file."""
+  with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing leaves Python to the others
+    return list(pool.map(sha256, paths))
 
 
 def sha256(path: epath.Path) -> str:

@@ -1,0 +1,106 @@
+"""How fast transitions come out of built datasets, how soon, and in how much memory.
+
+  python -m benchmarks.input_stream_main --datasets=cog_drawer_prior/closed,cog_drawer_task \
+    --data_dir=DIR --observation=image
+
+The stream is that of training, with nothing that takes from it beside. Memory is the process's own,
+TensorFlow's included: pages that the system keeps of files do not count.
+"""
+
+import time
+
+_STARTED = time.monotonic()  # before the imports, which a first batch waits for too
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import resource  # noqa: E402
+import sys  # noqa: E402
+
+from cog_agents import config as config_lib  # noqa: E402
+from cog_agents import experience, mains, tables  # noqa: E402
+
+_SAMPLE_SECONDS = 5.0
+_MEGABYTE = 1 << 20
+
+
+def measure(
+  names: list[str],
+  data_dir: str | None,
+  cache_dir: str | None,
+  observation: str,
+  batch_size: int,
+  seconds: float,
+) -> dict:
+  """Returns what the JSON object holds."""
+  agent = config_lib.load_preset("PAPER", observation)
+  data = experience.load(
+    names,
+    data_dir=data_dir,
+    observation_keys=agent.observation_keys(observation),
+    cache_dir=cache_dir,
+  )
+  batches = iter(data.dataset(batch_size, seed=0))
+  next(batches)
+  started = time.monotonic()
+  first_batch_seconds = started - _STARTED
+  count, memory = 0, [(0.0, _resident_megabytes())]
+  while (passed := time.monotonic() - started) < seconds:
+    next(batches)
+    count += 1
+    if passed - memory[-1][0] >= _SAMPLE_SECONDS:
+      memory.append((round(passed, 1), _resident_megabytes()))
+  return {
+    "datasets": list(data.names),
+    "observation": observation,
+    "batch_size": batch_size,
+    "transitions": data.num_transitions,
+    "transitions_per_second": round(count * batch_size / passed, 1),
+    "first_batch_seconds": round(first_batch_seconds, 2),
+    "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MEGABYTE),
+    "rss_mb": [{"seconds": at, "mb": megabytes} for at, megabytes in memory],
+  }
+
+
+def _resident_megabytes() -> int:
+  with open("/proc/self/statm") as file:
+    pages = int(file.read().split()[1])
+  return round(pages * resource.getpagesize() / _MEGABYTE)
+
+
+def main(argv: list[str] | None = None) -> int:
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.input_stream_main",
+    description="Draws batches from datasets as training does, and nothing else. Prints one JSON "
+    "object: transitions a second, seconds from the start of the process to the first batch, and "
+    "resident memory over time. The first run for a dataset decodes it, and says what that takes; "
+    "the second is what a training that is started again has.",
+  )
+  parser.add_argument("--datasets", metavar="NAME[/CONFIG],...", required=True)
+  parser.add_argument("--data_dir", help="TFDS data directory (default: TFDS's own)")
+  parser.add_argument("--cache_dir", help="as of train_main")
+  parser.add_argument(
+    "--observation", choices=config_lib.OBSERVATIONS, default=config_lib.IMAGE,
+    help="(default: %(default)s)",
+  )  # fmt: skip
+  parser.add_argument(
+    "--batch_size", type=mains.positive, default=256, help="(default: %(default)s)"
+  )
+  parser.add_argument("--seconds", type=mains.positive, default=60, help="(default: %(default)s)")
+  args = parser.parse_args(argv)
+  try:
+    result = measure(
+      args.datasets.split(","),
+      args.data_dir,
+      args.cache_dir,
+      args.observation,
+      args.batch_size,
+      args.seconds,
+    )
+  except (experience.DatasetError, tables.TableError) as error:
+    parser.error(str(error))
+  print(json.dumps(result, indent=1))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
