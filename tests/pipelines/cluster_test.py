@@ -6,11 +6,13 @@ What a runner needs and this machine lacks is the reason for which its tests are
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
 
 import pytest
+from apache_beam.options import pipeline_options
 
 from cog_datasets import shards
 from pipelines import (
@@ -87,9 +89,11 @@ def _has_worker(running: processes.Processes, machine: int) -> bool:
 def test_a_machine_is_killed_while_a_dataset_is_built(runner, started, local, tmp_path):
   running, options = started
   build = _start_build(tmp_path, options)
-  _until(lambda: list(tmp_path.glob(f"{NAME}/tiny/.unfinished_*/train-*-????????")))
+  written = f"{NAME}/tiny/.unfinished_*/train-*-????????"
+  _until(lambda: list(tmp_path.glob(written)))
   busy = next(machine for machine in (1, 2) if _has_worker(running, machine))
   cluster.kill_machine(running, busy)
+  kept = {path.stat().st_ino for path in tmp_path.glob(written)}
   status = build.wait(SECONDS)
   if isinstance(runner, cluster.Prism):  # which gives a job up with its worker
     assert status
@@ -98,6 +102,8 @@ def test_a_machine_is_killed_while_a_dataset_is_built(runner, started, local, tm
   else:
     assert not status
   assert _contents(tmp_path / DATASET) == _contents(local)
+  assert kept
+  assert kept <= {path.stat().st_ino for path in (tmp_path / DATASET).iterdir()}  # not made anew
 
 
 def test_jobs_on_a_cluster_write_the_same_bytes(started, local, tmp_path):
@@ -163,6 +169,14 @@ def test_what_cannot_be_started_is_an_error(flags, message, capfd):
   with pytest.raises(SystemExit):
     cluster_main.main(flags)
   assert message in capfd.readouterr().err
+
+
+def test_the_flags_that_the_documentation_gives_are_options_of_beam():
+  text = (pathlib.Path(cluster.__file__).parent / "README.md").read_text()
+  flags = re.findall(r"--beam_pipeline_options=(runner=(?:.+,\n)*.+)", text)
+  documented = [option.split("=")[0] for flag in flags for option in re.split(r",\s*", flag)]
+  assert documented.count("runner") == 3  # Flink, Spark, Dataflow
+  assert set(documented) <= pipeline_options.PipelineOptions(flags=[]).get_all_options().keys()
 
 
 def test_a_process_that_does_not_start_is_an_error_with_its_log(tmp_path):
