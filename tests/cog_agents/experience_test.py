@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cog_agents import experience
+from cog_agents import experience, tables
 from collection import manifest, specs
 from tests import fakes
 
@@ -272,3 +272,33 @@ def test_a_card_that_was_edited_does_not_matter(copy, tmp_path):
   manifest.add_documents(epath.Path(folder), {"README.md": "# Task"})
   (folder / "README.md").write_text("# My task")
   assert load(str(tmp_path), ["task"]).num_transitions
+
+
+def test_what_was_decoded_once_is_not_read_again(recorded, tmp_path, monkeypatch):
+  keys = specs.OBSERVATION_KEYS
+  first = load(recorded[0], observation_keys=keys, cache_dir=tmp_path)
+  monkeypatch.setattr(experience, "_read", lambda *_: 1 / 0)
+  again = load(recorded[0], observation_keys=keys, cache_dir=tmp_path, n_step=3)
+  assert again.num_transitions == first.num_transitions
+  with pytest.raises(ZeroDivisionError):
+    load(recorded[0], split="validation", cache_dir=tmp_path)
+
+
+def test_other_data_under_the_same_name_are_decoded_anew(tmp_path):
+  fake = fakes.episode("changed", 0, 3)
+  first = load(written(tmp_path / "a", fake), names=["changed"])
+  other = dataclasses.replace(fake, actions=-fake.actions)
+  second = load(written(tmp_path / "b", other), names=["changed"])
+  np.testing.assert_array_equal(second.actions, -first.actions)
+
+
+def test_images_are_read_from_disk_and_vectors_are_in_memory(recorded):
+  data = load(recorded[0], observation_keys=specs.OBSERVATION_KEYS)
+  assert isinstance(data.observations[specs.IMAGE], tables.Rows)
+  assert isinstance(data.observations[specs.STATE], np.ndarray)
+  assert data.observation_spec[specs.IMAGE].shape == specs.IMAGE_SHAPE
+
+
+def test_columns_of_other_shapes_are_refused():
+  with pytest.raises(experience.DatasetError, match=r"the shape of a column: \[\(3,\), \(4,\)\]"):
+    experience._concatenated([np.zeros((2, 3)), np.zeros((2, 4))])
