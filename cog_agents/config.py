@@ -48,6 +48,7 @@ class CqlConfig:
   # Policy loss.
   target_entropy: float = -LOG_ACTION_VOLUME  # nats, "-log |A|"
   bc_steps: int = 10_000  # gradient steps of the behaviour-cloning warm start
+  critics_wait_for_warm_start: bool = False  # True: they learn after these steps only
 
   # Observation and networks.
   image_run_keys: tuple[str, ...] = (specs.IMAGE, specs.STATE)
@@ -70,6 +71,11 @@ class CqlConfig:
   def __post_init__(self):
     if self.uniform_samples + self.policy_samples + self.next_policy_samples < 1:
       raise ValueError(f"the logsumexp of Eq. 1 needs at least one sampled action: {self}")
+    if self.critics_wait_for_warm_start and self.shared_encoder_size:
+      raise ValueError(
+        "the critics train the shared encoder, which the warm start needs: with"
+        f" critics_wait_for_warm_start, shared_encoder_size is None, got {self.shared_encoder_size}"
+      )
     if self.n_step < 1:
       raise ValueError(f"n_step must be at least 1, got {self.n_step}")
 

@@ -314,6 +314,10 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     gaps = [cql_gap(v[:, 1:], sampled_log_probs, v[:, 0]) for v in values]
     td_loss = config.bellman_weight * tf.add_n(td_losses)
     cql_loss = config.cql_alpha * tf.add_n(gaps)
+    is_warm_start = self.train_step_counter < config.bc_steps
+    critic_loss = td_loss + cql_loss
+    if config.critics_wait_for_warm_start:
+      critic_loss = tf.where(is_warm_start, 0.0, critic_loss)
 
     # Policy: values of its own action, differentiated in the action alone.
     policy_values = tf.minimum(
@@ -325,12 +329,12 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     alpha = tf.stop_gradient(tf.exp(self._log_alpha))
     log_probs = log_probs[:, 0]
     actor_loss = tf.where(
-      self.train_step_counter < config.bc_steps,
+      is_warm_start,
       warm_start_loss(alpha, log_probs, data_log_probs),
       policy_loss(alpha, log_probs, policy_values, data_log_probs, config.actor_bc_weight),
     )
     losses = {
-      "critic_loss": td_loss + cql_loss,
+      "critic_loss": critic_loss,
       "actor_loss": actor_loss,
       "alpha_loss": temperature_loss(self._log_alpha, log_probs, config.target_entropy),
     }

@@ -146,6 +146,7 @@ def load(
   observation_keys: Sequence[str],
   n_step: int = 1,
   discount: float = 0.99,
+  only_successful: bool = False,
   cache_dir: str | os.PathLike | None = None,
 ) -> Experience:
   """Opens the named RLDS datasets; decodes what is asked for the first time that it is.
@@ -157,6 +158,7 @@ def load(
     observation_keys: which observations to keep.
     n_step: n of the n-step returns; 1 is the paper's Bellman backup.
     discount: γ.
+    only_successful: keep the transitions of episodes with a reward alone.
     cache_dir: for decoded datasets; None: see tables.default_cache_dir.
 
   Raises:
@@ -172,19 +174,22 @@ def load(
     return _concatenated([np.load(path[name]) for path in paths])
 
   lengths = [np.load(path[_LENGTH]) for path in paths]
-  if not sum(map(np.sum, lengths)):
-    raise DatasetError(f"{list(names)} hold {sum(map(len, lengths))} episodes and no transition")
   observations = {}
   for key in observation_keys:
     files = [path[_OBSERVATION + key] for path in paths]
     is_vector = np.load(files[0], mmap_mode="r").ndim == 2
     observations[key] = in_memory(_OBSERVATION + key) if is_vector else tables.Rows(files)
-  return Experience(
-    names=tuple(builder.info.full_name for builder in builders),
-    observations=observations,
-    actions=in_memory(rlds.ACTION),
-    **_transitions(lengths, in_memory(rlds.REWARD), in_memory(rlds.DISCOUNT), n_step, discount),
-  )
+  actions, rewards = in_memory(rlds.ACTION), in_memory(rlds.REWARD)
+  columns = _transitions(lengths, rewards, in_memory(rlds.DISCOUNT), n_step, discount)
+  columns["actions"] = actions
+  if only_successful:
+    kept = _in_successful_episodes(np.concatenate(lengths), rewards)
+    columns = {name: _concatenated([column[kept]]) for name, column in columns.items()}
+  if not len(columns["first"]):
+    kind = "successful transition" if only_successful else "transition"
+    raise DatasetError(f"{list(names)} hold {sum(map(len, lengths))} episodes and no {kind}")
+  full_names = tuple(builder.info.full_name for builder in builders)
+  return Experience(full_names, observations, **columns)
 
 
 def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
@@ -331,6 +336,18 @@ def _transitions(
     "discounts": factors,
     "sources": _concatenated([sources]),
   }
+
+
+def _in_successful_episodes(lengths: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+  """Whether the episode of each transition has a reward.
+
+  Args:
+    lengths: (episodes,), transitions of each.
+    rewards: (transitions,).
+  """
+  totals = np.concatenate([[0], np.cumsum(rewards > 0)])
+  ends = np.cumsum(lengths)
+  return np.repeat(totals[ends] > totals[ends - lengths], lengths)
 
 
 def _digest(builder: tfds.core.DatasetBuilder, split: str) -> str:

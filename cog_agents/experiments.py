@@ -1,10 +1,21 @@
 """The methods and the rows of Table 1, as data."""
 
 import dataclasses
+import enum
 from collections.abc import Mapping
+from typing import Any
 
 CQL = "cql"
 BC = "bc"
+
+
+class Data(enum.Enum):
+  """Which transitions a method draws from."""
+
+  UNION = "prior and task data"
+  TASK = "task data"
+  SUCCESSFUL_TASK = "episodes of the task data with a reward"
+  PRIOR_THEN_TASK = "prior data during the BC warm start, then task data"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,8 +24,13 @@ class Method:
 
   title: str
   agent: str  # CQL or BC
-  uses_prior: bool
+  data: Data
   stochastic_evaluation: bool  # actions are drawn from the policy, not its mode
+  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of a preset's fields
+
+  @property
+  def uses_prior(self) -> bool:
+    return self.data in (Data.UNION, Data.PRIOR_THEN_TASK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +42,35 @@ class Row:
   is_training_condition: bool  # the task data starts like this
 
 
+# The entropy-regularised BC policies are rolled out stochastically (section 6.2).
 METHODS: Mapping[str, Method] = {
-  "cog": Method("COG", CQL, uses_prior=True, stochastic_evaluation=False),
-  "no_prior": Method("no prior", CQL, uses_prior=False, stochastic_evaluation=False),
-  # The entropy-regularised BC policies are rolled out stochastically (section 6.2).
-  "bc": Method("BC all", BC, uses_prior=True, stochastic_evaluation=True),
+  "cog": Method("COG", CQL, Data.UNION, stochastic_evaluation=False),
+  "no_prior": Method("no prior", CQL, Data.TASK, stochastic_evaluation=False),
+  # "pre-training a policy via behavioral cloning on the prior data and then fine-tuning with
+  # offline RL on the new task": the critics see the task data alone, so that the policy has an
+  # encoder of its own to clone with.
+  "bc_init": Method(
+    "BC-init",
+    CQL,
+    Data.PRIOR_THEN_TASK,
+    stochastic_evaluation=False,
+    overrides={
+      "bc_steps": 10_000,
+      "critics_wait_for_warm_start": True,
+      "shared_encoder_size": None,
+    },
+  ),
+  "bc": Method("BC all", BC, Data.UNION, stochastic_evaluation=True),
+  # "handpicked successful trajectories on the new task".
+  "bc_oracle": Method("BC-oracle", BC, Data.SUCCESSFUL_TASK, stochastic_evaluation=True),
+  # Off-policy SAC as it is: without conservatism, and without what else keeps FAST near the data.
+  "sac": Method(
+    "SAC",
+    CQL,
+    Data.UNION,
+    stochastic_evaluation=False,
+    overrides={"cql_alpha": 0.0, "bc_steps": 0, "actor_bc_weight": 0.0, "target_range": None},
+  ),
 }
 
 ROWS: Mapping[str, Row] = {

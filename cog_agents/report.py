@@ -30,7 +30,14 @@ _FIELDS = (
   "interval",
   "success_at_end_rate",
 )
-_COLOURS = {"cog": "#0b6e4f", "no_prior": "#c8553d", "bc": "#3d6cb9"}
+_COLOURS = {
+  "cog": "#0b6e4f",
+  "no_prior": "#c8553d",
+  "bc_init": "#b8860b",
+  "bc": "#3d6cb9",
+  "bc_oracle": "#7b4fa3",
+  "sac": "#5d6878",
+}
 # Key of metrics.jsonl → title of its curve.
 _CURVES = {
   "success_rate": "success rate (evaluation as it goes)",

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tqdm
 from tf_agents.agents import tf_agent
@@ -48,12 +50,24 @@ class ExperimentConfig:
       raise ValueError(f"the method {self.method!r} needs at least one prior dataset")
     return (*self.prior, self.task) if uses_prior else (self.task,)
 
-  def weights(self, counts) -> list[float] | None:
-    """Weight of each of `dataset_names`, given their numbers of transitions."""
+  def phases(self, counts: np.ndarray) -> list[tuple[int, list[float] | None]]:
+    """What batches are drawn from, and from which step on.
+
+    Args:
+      counts: transitions of each of `dataset_names`.
+
+    Returns:
+      (first step, weight of each dataset; None: uniform over their union), ascending.
+    """
+    if experiments.method(self.method).data is experiments.Data.PRIOR_THEN_TASK:
+      return [(0, self._weights(counts, 1.0)), (self.agent.bc_steps, self._weights(counts, 0.0))]
     if self.prior_share is None or len(counts) == 1:
-      return None
-    prior = counts[:-1] / sum(counts[:-1]) * self.prior_share
-    return [*prior, 1.0 - self.prior_share]
+      return [(0, None)]
+    return [(0, self._weights(counts, self.prior_share))]
+
+  def _weights(self, counts: np.ndarray, prior_share: float) -> list[float]:
+    prior = counts[:-1] / sum(counts[:-1]) * prior_share
+    return [*prior, 1.0 - prior_share]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +144,17 @@ class Learner:
     }
 
   def _batches(self, start_step: int) -> Iterator:
+    """The batches from a step on: those of each phase after those of the one before."""
     config, data = self._config, self._data
-    weights = config.weights(data.counts)
-    return iter(data.dataset(config.agent.batch_size, config.seed, start_step, weights))
+    phases = config.phases(data.counts)
+    ends = [first for first, _ in phases[1:]] + [None]
+    streams = []
+    for (first, weights), end in zip(phases, ends, strict=True):
+      first = max(first, start_step)
+      if end is None or first < end:
+        stream = data.dataset(config.agent.batch_size, config.seed, first, weights)
+        streams.append(stream if end is None else stream.take(end - first))
+    return iter(functools.reduce(tf.data.Dataset.concatenate, streams))
 
   def _step(self, transition) -> dict[str, tf.Tensor]:
     info = self.agent.train(transition)
@@ -183,6 +205,7 @@ def train(
     observation_keys=keys,
     n_step=config.agent.n_step,
     discount=config.agent.gamma,
+    only_successful=experiments.method(config.method).data is experiments.Data.SUCCESSFUL_TASK,
     cache_dir=cache_dir,
   )
   evaluate.write_json(run_dir / "config.json", {**record, "steps": schedule.steps})
@@ -211,7 +234,7 @@ def _train_loop(learner, schedule, manager, metrics, monitor, interrupted) -> No
       boundary = min(schedule.steps, step - step % schedule.log_every + schedule.log_every)
       count = min(_STEPS_PER_CALL, boundary - step)
       started = time.monotonic()
-      learner.run(count)
+      _run(learner, count)
       seconds += time.monotonic() - started
       step += count
       progress.update(count)
@@ -228,6 +251,17 @@ def _train_loop(learner, schedule, manager, metrics, monitor, interrupted) -> No
       timed_from, seconds = step, 0.0
   if manager.latest_checkpoint != f"{manager.directory}/ckpt-{learner.step}":
     manager.save(learner.step)
+
+
+def _run(learner: Learner, count: int) -> None:
+  """Takes steps; raises RunError if a loss is no longer a number, which is a result too."""
+  step = learner.step
+  try:
+    learner.run(count)
+  except tf.errors.InvalidArgumentError as error:
+    raise evaluate.RunError(
+      f"training diverged between the gradient steps {step} and {step + count}: {error.message}"
+    ) from error
 
 
 class Metrics:

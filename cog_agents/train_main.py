@@ -5,6 +5,7 @@
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 
@@ -110,6 +111,7 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(argv)
   try:
     agent = config_lib.load_preset(args.preset, args.observation)
+    agent = dataclasses.replace(agent, **experiments.METHODS[args.method].overrides)
     agent = mains.overridden(agent, args.override)
   except ValueError as error:
     parser.error(str(error))

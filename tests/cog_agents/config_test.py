@@ -86,3 +86,8 @@ def test_an_unknown_name_lists_the_known_ones(call, known):
 def test_impossible_values_are_refused(values):
   with pytest.raises(ValueError, match="at least"):
     config.CqlConfig(**values)
+
+
+def test_a_shared_encoder_does_not_wait_for_the_warm_start():
+  with pytest.raises(ValueError, match="shared_encoder_size is None, got 64"):
+    config.CqlConfig(critics_wait_for_warm_start=True, shared_encoder_size=64)

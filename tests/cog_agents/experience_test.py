@@ -302,3 +302,15 @@ def test_images_are_read_from_disk_and_vectors_are_in_memory(recorded):
 def test_columns_of_other_shapes_are_refused():
   with pytest.raises(experience.DatasetError, match=r"the shape of a column: \[\(3,\), \(4,\)\]"):
     experience._concatenated([np.zeros((2, 3)), np.zeros((2, 4))])
+
+
+def test_only_episodes_with_a_reward_are_kept(tmp_path):
+  fakes_ = [fakes.episode("mixed", i, 3 + i, rewarded=i in (1, 2)) for i in range(4)]
+  fakes.write_dataset(tmp_path, "mixed", splits={"train": fakes_})
+  data = load(str(tmp_path), ["mixed"], only_successful=True)
+  assert data.num_transitions == 4 + 5
+  frames = data.observations[specs.SIMULATOR_STATE]
+  assert set(frames[data.first][:, 0]) == set(frames[data.last][:, 0]) == {1, 2}
+  fakes.write_dataset(tmp_path, "unrewarded", num_episodes=2)
+  with pytest.raises(experience.DatasetError, match="no successful transition"):
+    load(str(tmp_path), ["unrewarded"], only_successful=True)

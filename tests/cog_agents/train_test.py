@@ -173,10 +173,56 @@ def test_every_method_trains_and_exports_its_policies(tmp_path, data_dir, method
 
 @pytest.mark.parametrize(
   ("method", "names"),
-  [("cog", ("prior", "task")), ("no_prior", ("task",)), ("bc", ("prior", "task"))],
+  [
+    ("cog", ("prior", "task")),
+    ("no_prior", ("task",)),
+    ("bc_init", ("prior", "task")),
+    ("bc", ("prior", "task")),
+    ("bc_oracle", ("task",)),
+    ("sac", ("prior", "task")),
+  ],
 )
 def test_a_method_reads_the_datasets_that_it_uses(method, names):
   assert experiment(method).dataset_names() == names
+
+
+def with_overrides(method, **changes):
+  overrides = {**experiments.method(method).overrides, **changes}
+  return experiment(method, agent=dataclasses.replace(experiment().agent, **overrides))
+
+
+def test_bc_init_clones_prior_data_and_then_learns_from_task_data_alone(tmp_path, data_dir):
+  config = with_overrides("bc_init", bc_steps=200)
+  train.train(config, schedule(200), tmp_path / "resumed", data_dir)
+  for name in ("resumed", "whole"):  # the one goes on where the data change
+    train.train(config, schedule(400), tmp_path / name, data_dir)
+  first, second = train.read_metrics(tmp_path / "whole")
+  assert first["mixture/prior/1.0.0"] == 1.0 and second["mixture/task/1.0.0"] == 1.0
+  assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+
+
+def test_the_critics_of_bc_init_wait_for_the_warm_start(data_dir):
+  config = with_overrides("bc_init", bc_steps=20)
+  data = experience.load(
+    config.dataset_names(), data_dir=data_dir, observation_keys=config_lib.STATE_RUN_KEYS
+  )
+  learner = train.Learner(config, data)
+  before = [variable.numpy() for variable in learner.agent.critic_variables()]
+  learner.run(20)
+  for variable, value in zip(learner.agent.critic_variables(), before, strict=True):
+    np.testing.assert_array_equal(variable.numpy(), value)
+  learner.run(1)
+  moved = [
+    np.any(variable.numpy() != value)
+    for variable, value in zip(learner.agent.critic_variables(), before, strict=True)
+  ]
+  assert all(moved)
+
+
+def test_a_run_that_diverges_says_when(tmp_path, data_dir):
+  config = with_overrides("sac", critic_learning_rate=1e30)
+  with pytest.raises(evaluate.RunError, match="diverged between the gradient steps 0 and 25"):
+    train.train(config, schedule(200), tmp_path, data_dir)
 
 
 def test_a_method_with_prior_data_wants_a_prior_dataset():
