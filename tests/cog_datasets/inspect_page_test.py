@@ -13,10 +13,10 @@ import pytest
 import rlds
 from selenium import webdriver
 from selenium.webdriver.chrome import service
-from selenium.webdriver.common import by, keys
+from selenium.webdriver.common import action_chains, by, keys
 from selenium.webdriver.support import select, wait
 
-from cog_datasets import inspect_main, inspect_page, prepared, schema
+from cog_datasets import dataset_statistics, inspect_main, inspect_page, prepared, schema
 from collection import specs
 from tests import fakes
 from tests.pipelines import datasets
@@ -118,6 +118,22 @@ class _Browser:
   def filter(self, name: str, value: str):
     select.Select(self.find(f"#filter-{name}")).select_by_value(value)
 
+  def point_at(self, share: float, is_pressed: bool = False):
+    """Moves the pointer to a share of the time axis, or drags it there from its middle."""
+    film = self.find("#film")
+    self.script("arguments[0].scrollIntoView({block: 'center'})", film)
+    chain = action_chains.ActionChains(self.driver, duration=20).move_to_element(film)
+    if is_pressed:
+      chain.click_and_hold()
+    chain.move_to_element_with_offset(film, round((share - 0.5) * film.size["width"]), 0)
+    if is_pressed:
+      chain.release()
+    chain.perform()
+
+  def at(self) -> int:
+    """The step that is shown, be it by the player or under the pointer."""
+    return int(self.find("#step").text.split()[1])
+
   def values(self) -> dict[str, str]:
     """Name → value of each row at the step that is shown."""
     rows = self.script(
@@ -144,6 +160,17 @@ def test_the_header_and_the_statistics_are_those_of_the_dataset(browser, page, b
 
 
 @needs_chromium
+def test_the_table_of_a_field_has_its_statistics(browser, page, builder):
+  browser.open(page)
+  splits = dataset_statistics.read_or_compute(builder)["splits"]
+  field = splits["train"]["fields"][rlds.ACTION]
+  columns = [field["mean"], field["std"], field["min"], *field["quantiles"].values(), field["max"]]
+  cells = browser.texts("#statistics details[open] tbody tr:nth-child(3) td:not(:last-child)")
+  for cell, column in zip(cells, columns, strict=True):
+    assert float(cell) == _as_shown(column[2])
+
+
+@needs_chromium
 def test_each_step_shows_the_recorded_values(browser, page, episodes):
   browser.open(page)
   episode = episodes[browser.click_row(2)]
@@ -152,16 +179,46 @@ def test_each_step_shows_the_recorded_values(browser, page, episodes):
     while int(browser.find("#scrub").get_attribute("value")) < t:
       browser.find("#next").click()
     shown = browser.values()
-    for name, value in zip(specs.ACTION_DIMENSIONS, steps[rlds.ACTION][t], strict=True):
-      assert float(shown[name]) == pytest.approx(value, rel=0.06, abs=1e-3)
+    for name, value in _vectors(steps, t):
+      assert float(shown[name]) == _as_shown(value), name
     assert float(shown["reward"]) == steps[rlds.REWARD][t]
     for name, values in steps[schema.OUTCOME].items():
       if values.dtype == bool:
         assert shown[name] == ("yes" if values[t] else "no")
       else:
-        assert float(shown[name]) == pytest.approx(values[t], rel=0.06)
+        assert float(shown[name]) == _as_shown(values[t])
   browser.find("#scrub").send_keys(keys.Keys.END)
   assert browser.values()["x"] == browser.values()["reward"] == "–"  # the last has no action
+
+
+def _vectors(steps: dict[str, Any], t: int):
+  yield from zip(specs.ACTION_DIMENSIONS, steps[rlds.ACTION][t], strict=True)
+  for key in (specs.STATE, specs.SIMULATOR_STATE):
+    names = schema.dimensions("drawer_closed")[f"{rlds.OBSERVATION}/{key}"]
+    yield from zip(names, steps[rlds.OBSERVATION][key][t], strict=True)
+
+
+def _as_shown(value: float):
+  """To four digits, and to two where it takes an exponent."""
+  return pytest.approx(value, rel=6e-4 if abs(value) >= 1e-3 else 0.06, abs=0)
+
+
+@needs_chromium
+def test_the_pointer_reads_off_a_step_and_a_drag_goes_there(browser, page):
+  browser.open(page)
+  browser.click_row(0)
+  last = int(browser.find("#scrub").get_attribute("max"))
+  browser.point_at(0.5)
+  assert browser.at() == (last + 1) // 2
+  assert browser.find("#scrub").get_attribute("value") == "0"  # it only looks
+  browser.point_at(0.25, is_pressed=True)
+  assert browser.at() == int(browser.find("#scrub").get_attribute("value")) == (last + 1) // 4
+  browser.point_at(0.75)
+  action_chains.ActionChains(browser.driver).move_to_element(browser.find("#browse-title")).perform()
+  assert browser.at() == (last + 1) // 4
+  assert float(
+    browser.script("return byId('cursor').style.getPropertyValue('--at')")
+  ) == pytest.approx(((last + 1) // 4) / (last + 1))
 
 
 @needs_chromium
@@ -223,6 +280,16 @@ def test_a_link_leads_to_its_episode(browser, page, episodes):
   assert browser.find("#list [aria-selected=true]").get_attribute("title") == last
   browser.open(page, "#episode=nowhere")
   assert browser.find("#problem").text == "Episode nowhere is not among the 13 of this page."
+  browser.open(page, "#episode=%")  # not an encoded text: not an error in the console either
+  assert browser.find("#problem").text == "Episode % is not among the 13 of this page."
+  clicked = browser.click_row(3)
+  link = f"#episode={parse.quote(clicked, safe='')}"
+  browser.until(lambda: browser.driver.current_url.endswith(link))
+  assert browser.find("#problem").text == ""
+  browser.filter("split", "validation")
+  browser.script("location.hash = arguments[0]", link.replace(parse.quote(clicked, safe=""), "%"))
+  browser.script("location.hash = arguments[0]", link)
+  browser.until(lambda: browser.find("#count").text == "13 of 13 episodes")  # to show the episode
 
 
 @needs_chromium
@@ -237,18 +304,28 @@ def test_nothing_sticks_out_of_the_window(browser, page, width):
 @needs_chromium
 def test_text_of_a_dataset_is_never_markup(browser, builder, tmp_path):
   evil = (
-    "</script><script>document.title = 'evil'</script><img src=x onerror=\"document.title='e'\">"
+    "</script><script>document.title = 'evil'</script><!--<script>"
+    "<img src=x onerror=\"document.title='evil'\">"
   )
 
   def change(features):
-    features[f"{schema.EPISODE_METADATA}/{schema.BEHAVIOUR}"].bytes_list.value[0] = evil.encode()
+    for key in (schema.EPISODE_ID, schema.AGENT_ID, schema.BEHAVIOUR, schema.ENVIRONMENT_CONFIG):
+      features[f"{schema.EPISODE_METADATA}/{key}"].bytes_list.value[0] = f"/{evil}".encode()
 
   folder = datasets.break_episode(pathlib.Path(builder.data_dir), tmp_path, 0, change)
+  info = json.loads((folder / "dataset_info.json").read_text())
+  info |= {"description": evil, "citation": evil, "configDescription": evil}
+  info |= {"location": {"urls": ["javascript:document.title='evil'"]}}
+  (folder / "dataset_info.json").write_text(json.dumps(info))
+  metadata = json.loads((folder / "metadata.json").read_text())
+  (folder / "metadata.json").write_text(json.dumps({**metadata, evil: [evil]}))
   out = tmp_path / "page.html"
   assert inspect_main.main([str(folder), f"--out={out}"]) == 0
   browser.open(out)
   assert browser.script("return document.title") == "cog_drawer_prior/tiny/1.1.0: dataset"
-  assert any(evil in text for text in browser.texts("#list small"))
+  assert browser.script("return document.querySelectorAll('img, a[href^=javascript]').length") == 0
+  for selector in ("#summary", "#description", "#facts dd", "#list small", "#metadata dd"):
+    assert any(evil in text for text in browser.texts(selector)), selector
 
 
 @needs_chromium
