@@ -10,11 +10,18 @@ from collection import specs
 IMAGE = "image"
 STATE = "state"
 OBSERVATIONS = (IMAGE, STATE)
+IMAGE_DTYPES = ("float32", "bfloat16")
 STATE_RUN_KEYS = (specs.STATE, specs.SIMULATOR_STATE)
 
 DISCOUNT = 0.99
 # log |A| of A = [-1, 1]^8: the continuous action space has the volume 2^8.
 LOG_ACTION_VOLUME = specs.ACTION_SIZE * math.log(2.0)
+
+
+def check_name(kind: str, name: str, known) -> None:
+  """Raises ValueError, listing the known names, unless `name` is one of them."""
+  if name not in known:
+    raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +66,8 @@ class CqlConfig:
   policy_hidden_sizes: tuple[int, ...] = (1024, 512, 256)
   policy_bottleneck_size: int | None = None  # a linear layer after policy_hidden_sizes
   policy_head_sizes: tuple[int, ...] = ()  # ReLU layers after the bottleneck
+  # Of convolutions and of the layer that reads them; weights, heads, values and losses are float32.
+  image_dtype: str = "float32"
   log_std_range: tuple[float, float] = (-5.0, 2.0)  # the released code's; the paper gives none
 
   # Departures that PAPER and RELEASED_CODE leave off. FAST gives the reason of each.
@@ -76,6 +85,7 @@ class CqlConfig:
         "the critics train the shared encoder, which the warm start needs: with"
         f" critics_wait_for_warm_start, shared_encoder_size is None, got {self.shared_encoder_size}"
       )
+    check_name("image_dtype", self.image_dtype, IMAGE_DTYPES)
     if self.n_step < 1:
       raise ValueError(f"n_step must be at least 1, got {self.n_step}")
 
@@ -156,12 +166,6 @@ PRESETS: Mapping[str, Mapping[str, CqlConfig]] = {
   "RELEASED_CODE": {IMAGE: RELEASED_CODE, STATE: RELEASED_CODE},
   "FAST": {IMAGE: FAST_IMAGE, STATE: FAST_STATE},
 }
-
-
-def check_name(kind: str, name: str, known) -> None:
-  """Raises ValueError, listing the known names, unless `name` is one of them."""
-  if name not in known:
-    raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
 
 
 def load_preset(preset: str, observation: str) -> CqlConfig:

@@ -151,7 +151,7 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
   ):
     rng = np.random.default_rng(seed)
     observation_spec = time_step_spec.observation
-    make_networks = _NetworkFactory(observation_spec, config, statistics, rng)
+    make_networks = NetworkFactory(observation_spec, config, statistics, rng)
     critics, encoder = make_networks.critics("critic")
     target_critics, _ = make_networks.critics("target_critic")
     super().__init__(
@@ -357,7 +357,7 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     return actions, tf.fill(shape[:2], UNIFORM_LOG_PROB)
 
 
-class _NetworkFactory:
+class NetworkFactory:
   """Makes the networks of one agent in a fixed order, so that a seed fixes their weights."""
 
   def __init__(self, observation_spec, config, statistics, rng):

@@ -475,7 +475,9 @@ def _frames(frames: np.ndarray | tables.Rows) -> Callable[[tf.Tensor], tf.Tensor
 
 
 def _shared_tensor(array: np.ndarray) -> tf.Tensor:
-  """Returns a tensor on the CPU that shares the array's memory, which may be gigabytes."""
+  """Returns a tensor on the CPU that shares the array's memory, if that is aligned."""
+  if array.ctypes.data % _ALIGNMENT:
+    array = _concatenated([array])
   return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 

@@ -28,6 +28,12 @@ def _dense(size: int, rng: np.random.Generator, activation=None, **kwargs):
   return tf.keras.layers.Dense(size, activation, kernel_initializer=initializer, **kwargs)
 
 
+def _mixed(dtype: tf.DType) -> tf.keras.mixed_precision.Policy:
+  """Computes in `dtype` with float32 weights."""
+  is_float32 = dtype == tf.float32
+  return tf.keras.mixed_precision.Policy("float32" if is_float32 else f"mixed_{dtype.name}")
+
+
 def _final_dense(size: int, rng: np.random.Generator):
   initializer = tf.keras.initializers.RandomUniform(
     -FINAL_LAYER_INIT, FINAL_LAYER_INIT, seed=int(rng.integers(2**31))
@@ -73,6 +79,29 @@ class Standardize(tf.keras.layers.Layer):
     return (inputs - self._mean) / self._std
 
 
+class Convolution(tf.keras.layers.Layer):
+  """A 3x3 convolution with bias, computed in the type of its input; its weights are float32."""
+
+  def __init__(self, filters: int, stride: int, rng: np.random.Generator):
+    super().__init__(autocast=False)
+    self._filters = filters
+    self._stride = stride
+    self._initializer = tf.keras.initializers.GlorotUniform(seed=int(rng.integers(2**31)))
+
+  def build(self, input_shape):
+    shape = (3, 3, input_shape[-1], self._filters)
+    self._kernel = self.add_weight("kernel", shape, initializer=self._initializer)
+    self._bias = self.add_weight("bias", (self._filters,), initializer="zeros")
+
+  def call(self, x: tf.Tensor, scale: float = 1.0) -> tf.Tensor:
+    """The convolution of scale * x, (B, H, W, C) -> (B, H / stride, W / stride, filters)."""
+    # The kernel has a few hundred numbers, and the input millions.
+    kernel = tf.cast(self._kernel * scale, x.dtype)
+    return tf.nn.bias_add(
+      tf.nn.conv2d(x, kernel, self._stride, "SAME"), tf.cast(self._bias, x.dtype)
+    )
+
+
 class Encoder(tf.keras.layers.Layer):
   """Observation dict -> features (B, F).
 
@@ -80,6 +109,9 @@ class Encoder(tf.keras.layers.Layer):
   between them, ReLU; a larger stride replaces the pooling) and are flattened; vectors are
   standardised; all are concatenated. A shared encoder ends in dense -> LayerNorm -> tanh, which
   keeps its features bounded for the policy that does not train it.
+
+  Attributes:
+    features_dtype: of the features: that of the images, if they come straight from convolutions.
   """
 
   def __init__(
@@ -94,18 +126,13 @@ class Encoder(tf.keras.layers.Layer):
     self._crop_padding = config.crop_padding
     self._max_pooling = config.conv_stride == 1
     self._convolutions = []
+    self._image_dtype = tf.float32
     if specs.IMAGE in observation_spec:
+      self._image_dtype = tf.as_dtype(config.image_dtype)
       self._convolutions = [
-        tf.keras.layers.Conv2D(
-          filters,
-          kernel_size=3,
-          strides=config.conv_stride,
-          padding="same",
-          activation="relu",
-          kernel_initializer=tf.keras.initializers.GlorotUniform(seed=int(rng.integers(2**31))),
-        )
-        for filters in config.conv_filters
+        Convolution(filters, config.conv_stride, rng) for filters in config.conv_filters
       ]
+    self.features_dtype = self._image_dtype
     self._vector_keys = tuple(key for key in sorted(observation_spec) if key != specs.IMAGE)
     missing = set(self._vector_keys) - set(statistics)
     if missing:
@@ -113,7 +140,8 @@ class Encoder(tf.keras.layers.Layer):
     self._standardizers = {key: Standardize(*statistics[key]) for key in self._vector_keys}
     self._projection = None
     if config.shared_encoder_size:
-      self._projection = _dense(config.shared_encoder_size, rng)
+      self._projection = _dense(config.shared_encoder_size, rng, dtype=_mixed(self._image_dtype))
+      self.features_dtype = tf.float32
       self._normalization = tf.keras.layers.LayerNormalization()
 
   def call(self, observation: Mapping[str, tf.Tensor], seed: tf.Tensor | None = None) -> tf.Tensor:
@@ -121,19 +149,22 @@ class Encoder(tf.keras.layers.Layer):
     parts = [self._standardizers[key](observation[key]) for key in self._vector_keys]
     if self._convolutions:
       parts.append(self._encode_image(observation[specs.IMAGE], seed))
-    features = tf.concat(parts, axis=-1)
+    features = tf.concat([tf.cast(part, self._image_dtype) for part in parts], axis=-1)
     if self._projection is not None:
-      features = tf.tanh(self._normalization(self._projection(features)))
+      projected = tf.cast(self._projection(features), tf.float32)
+      features = tf.tanh(self._normalization(projected))
     return features
 
   def _encode_image(self, image: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
     if seed is not None and self._crop_padding:
       image = random_crop(image, self._crop_padding, seed)
-    x = tf.cast(image, tf.float32) / 255.0
+    x = tf.cast(image, self._image_dtype)  # pixels are whole numbers, which bfloat16 has up to 256
     for i, convolution in enumerate(self._convolutions):
-      if i > 0 and self._max_pooling:
+      x = convolution(x, scale=1.0 if i else 1.0 / 255.0)
+      if self._max_pooling and convolution is not self._convolutions[-1]:
         x = tf.nn.max_pool2d(x, ksize=2, strides=2, padding="SAME")
-      x = convolution(x)
+      # The same as ReLU before the pooling, on a quarter of the numbers.
+      x = tf.nn.relu(x)
     return tf.reshape(x, (-1, np.prod(x.shape[1:])))
 
 
@@ -154,14 +185,14 @@ class QNetwork(network.Network):
   ):
     super().__init__(input_tensor_spec, state_spec=(), name=name)
     self.encoder = encoder
-    self._feature_layer = _dense(hidden_sizes[0], rng)
+    self._feature_layer = _dense(hidden_sizes[0], rng, dtype=_mixed(encoder.features_dtype))
     self._action_layer = _dense(hidden_sizes[0], rng, use_bias=False)
     self._hidden_layers = [_dense(size, rng, "relu") for size in hidden_sizes[1:]]
     self._value_layer = _final_dense(1, rng)
 
   def embed(self, features: tf.Tensor) -> tf.Tensor:
     """Features (B, F) -> z (B, H): all that `values` needs to know of the observation."""
-    return self._feature_layer(features)
+    return tf.cast(self._feature_layer(features), tf.float32)
 
   def encode(self, observation, seed: tf.Tensor | None = None) -> tf.Tensor:
     """Observation -> z (B, H); a `seed` crops images at random."""
@@ -209,14 +240,18 @@ class PolicyNetwork(network.DistributionNetwork):
     if config.policy_bottleneck_size:
       sizes_and_activations.append((config.policy_bottleneck_size, None))
     sizes_and_activations += [(size, "relu") for size in config.policy_head_sizes]
-    self._hidden_layers = [_dense(size, rng, act) for size, act in sizes_and_activations]
+    dtypes = [encoder.features_dtype] + [tf.float32] * (len(sizes_and_activations) - 1)
+    self._hidden_layers = [
+      _dense(size, rng, act, dtype=_mixed(dtype))
+      for (size, act), dtype in zip(sizes_and_activations, dtypes, strict=True)
+    ]
     self._moments_layer = _final_dense(2 * action_spec.shape.num_elements(), rng)
 
   def moments(self, features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Features (B, F) -> mean and log standard deviation before the tanh, (B, A) each."""
     x = features
     for layer in self._hidden_layers:
-      x = layer(x)
+      x = tf.cast(layer(x), tf.float32)
     mean, log_std = tf.split(self._moments_layer(x), 2, axis=-1)
     return mean, tf.clip_by_value(log_std, *self._log_std_range)
 

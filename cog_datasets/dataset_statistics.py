@@ -131,7 +131,11 @@ class Statistics:
 
 
 def of_episodes(episodes: Iterable[dict[str, Any]]) -> Statistics:
-  """Counts episodes with stacked steps, at least one; see prepared.episodes."""
+  """Counts episodes with stacked steps, at least one; see prepared.episodes.
+
+  Raises:
+    ValueError: if a value is not finite.
+  """
   behaviours = collections.defaultdict(collections.Counter)
   vectors = collections.defaultdict(list)
   for episode in episodes:
@@ -142,7 +146,12 @@ def of_episodes(episodes: Iterable[dict[str, Any]]) -> Statistics:
     for key, values in steps[rlds.OBSERVATION].items():
       if values.ndim == 2:
         vectors[f"{rlds.OBSERVATION}/{key}"].append(values)
-  fields = {name: Moments.of(np.concatenate(arrays)) for name, arrays in vectors.items()}
+  fields = {}
+  for name, arrays in vectors.items():
+    values = np.concatenate(arrays)
+    if not np.all(np.isfinite(values)):
+      raise ValueError(f"{name} has values that are not finite: validate_main says where")
+    fields[name] = Moments.of(values)
   return Statistics(dict(behaviours), fields)
 
 

@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--episodes", type=int, default=inspect_page.DEFAULT_EPISODES,
     help="how many episodes the page has, evenly spread over each split, the splits in proportion"
-    " to their sizes; all of them if there are fewer (default: %(default)s, about 4 MB)",
+    " to their sizes; all of them if there are fewer (default: %(default)s, about 5 MB)",
   )  # fmt: skip
   return parser
 

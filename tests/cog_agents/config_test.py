@@ -91,3 +91,8 @@ def test_impossible_values_are_refused(values):
 def test_a_shared_encoder_does_not_wait_for_the_warm_start():
   with pytest.raises(ValueError, match="shared_encoder_size is None, got 64"):
     config.CqlConfig(critics_wait_for_warm_start=True, shared_encoder_size=64)
+
+
+def test_an_unknown_image_dtype_lists_the_known_ones():
+  with pytest.raises(ValueError, match="unknown image_dtype 'float16'; known: float32, bfloat16"):
+    config.CqlConfig(image_dtype="float16")

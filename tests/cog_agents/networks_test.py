@@ -249,3 +249,48 @@ def test_convolutions_halve_the_image_by_pooling_between_them_or_by_their_stride
   encoder = networks.Encoder(spec, cfg, {}, np.random.default_rng(0))
   # 12 → 6 → 3 by two poolings; 12 → 6 → 3 → 2 by three strides.
   assert encoder({"image": tf.zeros((1, 12, 12, 3), tf.uint8)}).shape == (1, side * side * 4)
+
+
+def test_convolutions_are_those_of_keras_with_relu_before_the_pooling(rng):
+  encoder = networks.Encoder(IMAGE_SPEC, SMALL, {}, rng)
+  images = _images(rng)
+  features = encoder({"image": images})
+  x = tf.cast(images, tf.float32) / 255.0
+  for i in range(2):
+    kernel, bias = encoder.trainable_variables[2 * i : 2 * i + 2]
+    layer = tf.keras.layers.Conv2D(4, 3, padding="same", activation="relu")
+    layer.build(x.shape)
+    layer.set_weights([kernel.numpy(), bias.numpy()])
+    x = layer(x)
+    if i == 0:
+      x = tf.keras.layers.MaxPool2D(2, padding="same")(x)
+  np.testing.assert_allclose(features, tf.reshape(x, (5, -1)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shared_encoder_size", [None, 16])
+def test_bfloat16_is_for_images_alone(shared_encoder_size):
+  cfg = dataclasses.replace(SMALL, shared_encoder_size=shared_encoder_size)
+  half = dataclasses.replace(cfg, image_dtype="bfloat16")
+  spec = {**IMAGE_SPEC, **STATE_SPEC}
+  observation = {"image": _images(np.random.default_rng(1)), "state": tf.ones((5, 7))}
+  actions = tf.zeros((5, 2, 8))
+  embeddings, outputs = {}, {}
+  for name, config_ in (("float32", cfg), ("bfloat16", half)):
+    critic = _q_network(spec, np.random.default_rng(0), config_)
+    policy = _policy(spec, np.random.default_rng(0), config_)
+    for variable in (*critic.variables, *policy.variables):
+      assert variable.dtype == tf.float32
+    embeddings[name] = critic.encode(observation)
+    values = critic.values(embeddings[name], actions)
+    outputs[name] = (values, *policy.moments(policy.encoder(observation)))
+  assert all(tensor.dtype == tf.float32 for tensor in outputs["bfloat16"])
+  # It has 8 bits, so that a sum of many products is right to less than a hundredth.
+  error = np.linalg.norm(embeddings["bfloat16"] - embeddings["float32"])
+  assert 0 < error < 0.01 * np.linalg.norm(embeddings["float32"])
+
+
+def test_states_are_computed_in_float32_whatever_images_are():
+  half = dataclasses.replace(SMALL, image_dtype="bfloat16")
+  nets = [_q_network(STATE_SPEC, np.random.default_rng(0), cfg) for cfg in (SMALL, half)]
+  full, same = (net.encode({"state": tf.ones((5, 7))}) for net in nets)
+  np.testing.assert_array_equal(full, same)

@@ -98,3 +98,10 @@ def test_the_job_finds_the_same(builder):
 def test_an_unknown_environment_leaves_dimensions_without_names(episodes):
   found = dataset_statistics.summary(dataset_statistics.of_episodes(episodes), "elsewhere")
   assert found["fields"]["observation/simulator_state"]["dimensions"][:2] == ["0", "1"]
+
+
+def test_values_that_are_not_finite_are_an_error_that_says_who_finds_them(episodes):
+  steps = {**episodes[0][rlds.STEPS], rlds.ACTION: episodes[0][rlds.STEPS][rlds.ACTION].copy()}
+  steps[rlds.ACTION][3, 2] = np.nan
+  with pytest.raises(ValueError, match="action has values that are not finite: validate_main"):
+    dataset_statistics.of_episodes([{**episodes[0], rlds.STEPS: steps}])

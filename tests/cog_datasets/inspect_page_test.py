@@ -214,7 +214,9 @@ def test_the_pointer_reads_off_a_step_and_a_drag_goes_there(browser, page):
   browser.point_at(0.25, is_pressed=True)
   assert browser.at() == int(browser.find("#scrub").get_attribute("value")) == (last + 1) // 4
   browser.point_at(0.75)
-  action_chains.ActionChains(browser.driver).move_to_element(browser.find("#browse-title")).perform()
+  action_chains.ActionChains(browser.driver).move_to_element(
+    browser.find("#browse-title")
+  ).perform()
   assert browser.at() == (last + 1) // 4
   assert float(
     browser.script("return byId('cursor').style.getPropertyValue('--at')")

@@ -1,0 +1,273 @@
+"""Gradient steps a second: the stock TF-Agents agent, and ours in float32 and in bfloat16.
+
+  python -m benchmarks.training_step_main --observation=image --batch_size=256
+
+All three have the same networks (the preset RELEASED_CODE), draw from the same stream, take many
+steps in one tf.function, and are timed in turn, so that what else the machine does is shared. Stock
+is TF-Agents' CqlSacAgent with π(·|s) samples alone; images are cropped at random for it in the
+stream, as for ours in the step.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tf_agents.agents import tf_agent
+from tf_agents.agents.cql import cql_sac_agent
+from tf_agents.trajectories import time_step as ts
+
+from cog_agents import config as config_lib
+from cog_agents import cql, experience, mains, networks, tables
+from collection import specs
+
+STOCK = "stock"
+_TRANSITIONS = 20_000  # to draw from
+_MATMUL_SIZE = 4096
+_MATMULS = 5
+
+
+def flops_per_step(config: config_lib.CqlConfig, num_features: int, has_image: bool) -> int:
+  """Floating-point operations of a gradient step that no way of computing it can leave out.
+
+  A multiplication and an addition are two. With B transitions and, for each,
+
+    C    convolutions of an image: 2 · 9 · in · out · height · width of each layer
+    C'   C without the first layer, whose input needs no gradient
+    E    features → first hidden layer of a critic: 2 · features · H1
+    A    action → first hidden layer: 2 · 8 · H1
+    H    the rest of a critic: 2 (H1 H2 + H2 H3 + H3)
+    P    the policy from its features: 2 Σ in · out
+    N    actions of the logsumexp, and the recorded one
+
+  a step at s' costs 2 (C + E + A + H) for the target critics and C + P for the policy, forward.
+  At s it is forward and backward, for inputs and for weights:
+
+    2 critics   (C + C + C') + 3 E + N (2 A + 3 H)
+    policy      (C + C + C') + 3 P
+    its values  2 (A + H) forward, 2 (A + H) for the gradient in the action
+
+  Without images, C is 0, and first layers need no gradient in their input: 2 E, and one fewer of
+  the first layer of P.
+  """
+  side, channels, convolutions = specs.IMAGE_SHAPE[0], specs.IMAGE_SHAPE[2], []
+  for filters in config.conv_filters if has_image else ():
+    side = -(-side // config.conv_stride)
+    convolutions.append(2 * 9 * channels * filters * side * side)
+    side, channels = (-(-side // 2) if config.conv_stride == 1 else side), filters
+  first, *rest = config.q_hidden_sizes
+  heads = _dense_flops([first, *rest, 1])
+  embedding = _dense_flops([num_features, first])
+  action = _dense_flops([specs.ACTION_SIZE, first])
+  sizes = [num_features, *config.policy_hidden_sizes]
+  sizes += [config.policy_bottleneck_size] if config.policy_bottleneck_size else []
+  policy = _dense_flops([*sizes, *config.policy_head_sizes, 2 * specs.ACTION_SIZE])
+  policy_first = _dense_flops(sizes[:2])
+  count = config.uniform_samples + config.policy_samples + config.next_policy_samples + 1
+
+  image = sum(convolutions)
+  image_and_gradients = 3 * image - (convolutions[0] if has_image else 0)
+  passes = 3 if has_image else 2  # of a first layer: its input's gradient is one
+  at_next = 2 * (image + embedding + action + heads) + image + policy
+  critics = 2 * (image_and_gradients + passes * embedding + count * (2 * action + 3 * heads))
+  actor = image_and_gradients + 3 * (policy - policy_first) + passes * policy_first
+  values = 4 * (action + heads)
+  return config.batch_size * (at_next + critics + actor + values)
+
+
+def _dense_flops(sizes: list[int]) -> int:
+  return sum(2 * a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+
+
+def peak_flops(dtype: str) -> float:
+  """The most operations a second that a large product of matrices reaches on this machine."""
+  matrix = tf.cast(tf.random.normal((_MATMUL_SIZE, _MATMUL_SIZE)), dtype)
+  # The sum waits for the product.
+  multiply = tf.function(lambda x: tf.reduce_sum(tf.cast(tf.matmul(x, x)[0], tf.float32)))
+  multiply(matrix)
+  seconds = min(_seconds(lambda: multiply(matrix).numpy()) for _ in range(_MATMULS))
+  return 2 * _MATMUL_SIZE**3 / seconds
+
+
+def synthetic_experience(observation: str, folder: pathlib.Path) -> experience.Experience:
+  """Random transitions of the right shapes, as `experience.load` returns them."""
+  rng = np.random.default_rng(0)
+  frames = _TRANSITIONS + 1
+  observations: dict[str, Any] = {}
+  if observation == config_lib.IMAGE:
+    column = tables.Column(folder / "image.npy")
+    column.extend(rng.integers(0, 256, (frames, *specs.IMAGE_SHAPE), np.uint8))
+    column.close()
+    observations[specs.IMAGE] = tables.Rows([folder / "image.npy"])
+  else:
+    for key, size in ((specs.STATE, specs.STATE_SIZE), (specs.SIMULATOR_STATE, 7)):
+      observations[key] = rng.normal(size=(frames, size)).astype(np.float32)
+  first = np.arange(_TRANSITIONS)
+  return experience.Experience(
+    names=("synthetic",),
+    observations=observations,
+    first=first,
+    last=first + 1,
+    actions=rng.uniform(-0.9, 0.9, (_TRANSITIONS, specs.ACTION_SIZE)).astype(np.float32),
+    rewards=rng.integers(0, 2, _TRANSITIONS).astype(np.float32),
+    discounts=np.ones(_TRANSITIONS, np.float32),
+    sources=np.zeros(_TRANSITIONS, np.int32),
+  )
+
+
+def stock_agent(data: experience.Experience, config: config_lib.CqlConfig) -> tf_agent.TFAgent:
+  """TF-Agents' CqlSacAgent with the networks and the hyperparameters of ours."""
+  rng = np.random.default_rng(0)
+  make = cql.NetworkFactory(data.observation_spec, config, data.statistics, rng)
+  critics, encoder = make.critics("critic")
+  target_critics, _ = make.critics("target_critic")
+  adam = tf.keras.optimizers.legacy.Adam
+  agent = cql_sac_agent.CqlSacAgent(
+    ts.time_step_spec(dict(data.observation_spec)),
+    cql.ACTION_SPEC,
+    critic_network=critics[0],
+    critic_network_2=critics[1],
+    target_critic_network=target_critics[0],
+    target_critic_network_2=target_critics[1],
+    actor_network=make.policy(encoder),
+    actor_optimizer=adam(config.actor_learning_rate),
+    critic_optimizer=adam(config.critic_learning_rate),
+    alpha_optimizer=adam(config.alpha_learning_rate),
+    cql_alpha=config.cql_alpha,
+    num_cql_samples=config.policy_samples,
+    include_critic_entropy_term=config.entropy_in_backup,
+    use_lagrange_cql_alpha=False,
+    num_bc_steps=0,
+    target_update_tau=config.target_update_tau,
+    gamma=config.gamma,
+    train_step_counter=tf.Variable(0, dtype=tf.int64),
+  )
+  agent.initialize()
+  return agent
+
+
+def measure(observation: str, batch_size: int, steps: int, rounds: int) -> dict[str, Any]:
+  """Returns what the JSON object holds.
+
+  Args:
+    observation: image or state.
+    batch_size: B.
+    steps: of an agent in a round.
+    rounds: in each, all agents take their steps in turn; the median round counts.
+  """
+  config = dataclasses.replace(
+    config_lib.load_preset("RELEASED_CODE", observation), batch_size=batch_size
+  )
+  has_image = observation == config_lib.IMAGE
+  with tempfile.TemporaryDirectory() as folder:
+    data = synthetic_experience(observation, pathlib.Path(folder))
+    runs = {STOCK: _run_stock(data, config)}
+    # Without images there is nothing that bfloat16 would be for.
+    for dtype in config_lib.IMAGE_DTYPES if has_image else config_lib.IMAGE_DTYPES[:1]:
+      runs[dtype] = _run_ours(data, dataclasses.replace(config, image_dtype=dtype))
+    seconds = {name: [] for name in runs}
+    for run in runs.values():
+      run(2)
+    for _ in range(rounds):
+      for name, run in runs.items():
+        seconds[name].append(_seconds(lambda run=run: run(steps)))
+  speeds = {name: steps / statistics.median(times) for name, times in seconds.items()}
+  peaks = {dtype: peak_flops(dtype) for dtype in config_lib.IMAGE_DTYPES}
+  flops = flops_per_step(config, _num_features(config, data), has_image)
+  ours = [name for name in speeds if name != STOCK]
+  return {
+    "observation": observation,
+    "batch_size": batch_size,
+    "steps_per_second": {name: round(speed, 3) for name, speed in speeds.items()},
+    "times_stock": {name: round(speeds[name] / speeds[STOCK], 2) for name in ours},
+    "flops_per_step": flops,
+    "peak_flops": {dtype: round(peak) for dtype, peak in peaks.items()},
+    "share_of_peak": {name: round(speeds[name] * flops / peaks[name], 3) for name in ours},
+  }
+
+
+def _num_features(config: config_lib.CqlConfig, data: experience.Experience) -> int:
+  encoder = networks.Encoder(
+    data.observation_spec, config, data.statistics, np.random.default_rng(0)
+  )
+  example = {key: tf.zeros((1, *s.shape), s.dtype) for key, s in data.observation_spec.items()}
+  return encoder(example).shape[1]
+
+
+def _run_ours(data: experience.Experience, config: config_lib.CqlConfig) -> Callable[[int], None]:
+  agent = cql.create(data.observation_spec, config, data.statistics, seed=0)
+  return _runner(agent, data.dataset(config.batch_size, seed=0))
+
+
+def _run_stock(data: experience.Experience, config: config_lib.CqlConfig) -> Callable[[int], None]:
+  def crop(time_step: ts.TimeStep, seed: int) -> ts.TimeStep:
+    observation = dict(time_step.observation)
+    if specs.IMAGE in observation:
+      cropped = networks.random_crop(observation[specs.IMAGE], config.crop_padding, (seed, seed))
+      observation[specs.IMAGE] = tf.cast(cropped, tf.uint8)
+    return time_step._replace(observation=observation)
+
+  def prepare(transition):
+    return transition._replace(
+      time_step=crop(transition.time_step, 0),
+      action_step=transition.action_step._replace(info=()),
+      next_time_step=crop(transition.next_time_step, 1),
+    )
+
+  stream = data.dataset(config.batch_size, seed=0).map(prepare).prefetch(2)
+  return _runner(stock_agent(data, config), stream)
+
+
+def _runner(agent: tf_agent.TFAgent, stream: tf.data.Dataset) -> Callable[[int], None]:
+  """Returns a function that takes a number of steps."""
+  iterator = iter(stream)
+  step = tf.function(lambda transition: agent.train(transition).loss, autograph=False)
+
+  @tf.function
+  def run(iterator, count):
+    for _ in tf.range(count):
+      step(next(iterator))
+
+  return lambda count: run(iterator, tf.constant(count))
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+  started = time.perf_counter()
+  call()
+  return time.perf_counter() - started
+
+
+def main(argv: list[str] | None = None) -> int:
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.training_step_main",
+    description="Times gradient steps of the stock TF-Agents agent and of ours, with the same "
+    "networks, in one process and in turn. Prints one JSON object: steps a second, how many times "
+    "the stock agent's, and the share of this machine's measured peak.",
+  )
+  parser.add_argument(
+    "--observation", choices=config_lib.OBSERVATIONS, default=config_lib.IMAGE,
+    help="(default: %(default)s)",
+  )  # fmt: skip
+  for flag, default, what in (
+    ("--batch_size", 256, "transitions of a step"),
+    ("--steps", 10, "of an agent in a round"),
+    ("--rounds", 5, "the median counts"),
+  ):
+    parser.add_argument(
+      flag, type=mains.positive, default=default, help=f"{what} (default: %(default)s)"
+    )
+  args = parser.parse_args(argv)
+  print(json.dumps(measure(args.observation, args.batch_size, args.steps, args.rounds), indent=1))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
