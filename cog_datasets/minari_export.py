@@ -66,6 +66,7 @@ def export(source: tfds.core.DatasetBuilder, split: str, out: pathlib.Path) -> s
       damaged, or the target exists.
     disk.DiskError: if there is not enough room.
   """
+  out = out.absolute()  # Minari takes a relative one for a path in its own folder
   num_episodes = _num_episodes(source, split)
   environment = _environment(source)
   _check_files(source)

@@ -17,7 +17,6 @@ from huggingface_hub import errors, hf_api
 from cog_agents import experience
 from cog_datasets import hub, prepared, publish, publish_main
 from collection import manifest
-from pipelines import statistics_main, validate_main
 from tests.pipelines import datasets
 
 _LFS_BYTES = 10_000  # larger files are stored by their SHA-256
@@ -67,10 +66,7 @@ class _Repository:
 
 @pytest.fixture(name="task", scope="module")
 def _task(tmp_path_factory) -> pathlib.Path:
-  folder = datasets.build("cog_pickplace_task", tmp_path_factory.mktemp("data"))
-  assert validate_main.main([str(folder)]) == 0
-  assert statistics_main.main([str(folder)]) == 0
-  return folder
+  return datasets.build_publishable("cog_pickplace_task", tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(name="few_at_once", autouse=True)

@@ -229,6 +229,14 @@ def test_an_interrupted_export_leaves_nothing_and_starts_again(
     np.testing.assert_array_equal(episode.actions, other.actions)
 
 
+def test_the_folder_may_be_relative(data_dir, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  flags = ("--split=validation",)
+  assert _export("cog_pickplace_task/tiny", data_dir, pathlib.Path("minari"), *flags) == 0
+  monkeypatch.setenv("MINARI_DATASETS_PATH", "minari")
+  assert len(minari.load_dataset("cog_pickplace_task/tiny/validation-v10000")) == 1
+
+
 def test_an_existing_target_is_refused_and_left_alone(data_dir, root, capfd):
   before = {path: path.stat().st_mtime for path in root.rglob("*")}
   with pytest.raises(SystemExit) as error:

@@ -10,17 +10,12 @@ from etils import epath
 from cog_agents import experience
 from cog_datasets import prepared, publish, publish_main
 from collection import manifest
-from pipelines import statistics_main, validate_main
 from tests.pipelines import datasets
 
 
 @pytest.fixture(name="task", scope="module")
 def _task(tmp_path_factory) -> pathlib.Path:
-  """A dataset that was built and validated, with its card."""
-  folder = datasets.build("cog_pickplace_task", tmp_path_factory.mktemp("data"))
-  assert validate_main.main([str(folder)]) == 0
-  assert statistics_main.main([str(folder)]) == 0
-  return folder
+  return datasets.build_publishable("cog_pickplace_task", tmp_path_factory.mktemp("data"))
 
 
 def _publish(folder: pathlib.Path, destination: pathlib.Path) -> pathlib.Path:

@@ -11,6 +11,7 @@ from etils import epath
 
 from cog_datasets import builder
 from collection import manifest
+from pipelines import statistics_main, validate_main
 
 NUM_EPISODES = 12  # of `train`, in 8 files; `validation` has one
 
@@ -22,6 +23,14 @@ def build(name: str, data_dir: pathlib.Path) -> pathlib.Path:
   dataset_builder = module.Builder(data_dir=data_dir, config=config)
   dataset_builder.download_and_prepare()
   return pathlib.Path(dataset_builder.data_dir)
+
+
+def build_publishable(name: str, data_dir: pathlib.Path) -> pathlib.Path:
+  """Builds a dataset, validates it and writes its card; returns its folder."""
+  folder = build(name, data_dir)
+  assert validate_main.main([str(folder)]) == 0
+  assert statistics_main.main([str(folder)]) == 0
+  return folder
 
 
 def records(folder: pathlib.Path, split: str = "train") -> list[bytes]:
