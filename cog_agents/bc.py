@@ -60,7 +60,7 @@ class BcAgent(tf_agent.TFAgent):
     self._log_alpha = tf.Variable(math.log(config.initial_temperature), name="log_alpha")
     self._actor_optimizer = tf.keras.optimizers.legacy.Adam(config.actor_learning_rate)
     self._alpha_optimizer = tf.keras.optimizers.legacy.Adam(config.alpha_learning_rate)
-    self._generator = tf.random.Generator.from_seed(seed)
+    self._seed = tf.Variable(seed, dtype=tf.int64, trainable=False, name="seed")
 
   def _initialize(self):
     """Nothing to do: there are no target networks."""
@@ -80,11 +80,11 @@ class BcAgent(tf_agent.TFAgent):
     return info
 
   def _loss(self, experience, weights=None, training=False) -> tf_agent.LossInfo:
-    """The losses of a batch, without a step; draws from the agent's random generator."""
+    """The losses of a batch, without a step; with the draws of the next one."""
     if weights is not None:
       raise ValueError("BcAgent weighs transitions by sampling them, not in the loss")
     transition = self._as_transition(experience)
-    crop_seed, action_seed = tf.unstack(self._generator.make_seeds(2), axis=1)
+    crop_seed, action_seed = tf.unstack(cql.step_seeds(self._seed, self.train_step_counter, 2))
     features = self._actor_network.encoder(transition.time_step.observation, crop_seed)
     moments = self._actor_network.moments(features)
     _, log_probs = networks.sample_actions(*moments, 1, action_seed)

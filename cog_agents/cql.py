@@ -113,6 +113,11 @@ def temperature_loss(
   return log_alpha * tf.stop_gradient(entropy - target_entropy)
 
 
+def step_seeds(seed: tf.Variable, step: tf.Variable, count: int) -> tf.Tensor:
+  """Seeds (count, 2) of what is drawn in a gradient step: a function of these numbers alone."""
+  return tf.random.split(tf.stack([seed, step]), count, alg="philox")
+
+
 def create(
   observation_spec: Mapping[str, tf.TensorSpec],
   config: config_lib.CqlConfig,
@@ -180,7 +185,7 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
       name=name,
     )
     self._config = config
-    self._generator = tf.random.Generator.from_seed(seed)
+    self._seed = tf.Variable(seed, dtype=tf.int64, trainable=False, name="seed")
     self._greedy_policy = greedy_policy.GreedyPolicy(self._collect_policy)
     self.initialize()
 
@@ -236,7 +241,7 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     return loss_info(losses, metrics)
 
   def _loss(self, experience, weights=None, training=False) -> tf_agent.LossInfo:
-    """The losses of a batch, without a step; draws from the agent's random generator."""
+    """The losses of a batch, without a step, with the draws of the next one."""
     transition = self._checked_transition(experience, weights)
     seeds = self._next_seeds()
     return loss_info(
@@ -249,7 +254,7 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     return self._as_transition(experience)
 
   def _next_seeds(self) -> Iterator[tf.Tensor]:
-    return iter(tf.unstack(self._generator.make_seeds(_SEEDS_PER_STEP), axis=1))
+    return iter(tf.unstack(step_seeds(self._seed, self.train_step_counter, _SEEDS_PER_STEP)))
 
   def _backup(
     self, next_time_step: ts.TimeStep, seeds: Iterator[tf.Tensor]
