@@ -40,6 +40,8 @@ class Row:
   task: str
   initial_condition: str
   is_training_condition: bool  # the task data starts like this
+  prior_data: str  # dataset of prior behaviour that leads from this condition to the task data
+  task_data: str
 
 
 # The entropy-regularised BC policies are rolled out stochastically (section 6.2).
@@ -73,13 +75,18 @@ METHODS: Mapping[str, Method] = {
   ),
 }
 
+_TRAY = ("cog_pickplace_prior", "cog_pickplace_task")
+_DRAWER = {
+  condition: (f"cog_drawer_prior/{condition}", "cog_drawer_task")
+  for condition in ("closed", "blocked_1", "blocked_2")
+}
 ROWS: Mapping[str, Row] = {
-  "place_in_tray_held": Row("place in tray", "object in gripper", True),
-  "place_in_tray": Row("place in tray", "object in tray area", False),
-  "drawer_open": Row("grasp from drawer", "open drawer", True),
-  "drawer_closed": Row("grasp from drawer", "closed drawer", False),
-  "drawer_blocked_1": Row("grasp from drawer", "blocked drawer 1", False),
-  "drawer_blocked_2": Row("grasp from drawer", "blocked drawer 2", False),
+  "place_in_tray_held": Row("place in tray", "object in gripper", True, *_TRAY),
+  "place_in_tray": Row("place in tray", "object in tray area", False, *_TRAY),
+  "drawer_open": Row("grasp from drawer", "open drawer", True, *_DRAWER["closed"]),
+  "drawer_closed": Row("grasp from drawer", "closed drawer", False, *_DRAWER["closed"]),
+  "drawer_blocked_1": Row("grasp from drawer", "blocked drawer 1", False, *_DRAWER["blocked_1"]),
+  "drawer_blocked_2": Row("grasp from drawer", "blocked drawer 2", False, *_DRAWER["blocked_2"]),
 }
 
 # Success rates of Table 1, means over 3 seeds of 250 trials. None: SAC diverged.

@@ -13,6 +13,10 @@ from typing import TypeVar
 
 Config = TypeVar("Config")
 
+# Exit statuses, besides 0, 1 (a command failed) and argparse's 2.
+DIVERGED = 3
+INTERRUPTED = 130  # by Ctrl-C
+
 
 def positive(text: str) -> int:
   """Parses an integer of at least 1, as an argparse type."""

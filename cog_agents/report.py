@@ -70,7 +70,7 @@ def load_runs(root_dir: str | os.PathLike) -> list[Run]:
   root = pathlib.Path(root_dir)
   if not root.is_dir():
     raise ReportError(f"{root} is no folder; expected one with runs of train_main below it")
-  runs = [_load_run(path.parent) for path in sorted(root.rglob("config.json"))]
+  runs = [load_run(path.parent) for path in sorted(root.rglob("config.json"))]
   if not runs:
     raise ReportError(f"no run (a folder with config.json, of train_main) in or below {root}")
   evaluated = [run for run in runs if run.evaluations]
@@ -118,7 +118,8 @@ def write(root_dir: str | os.PathLike, out: str | os.PathLike) -> list[dict[str,
   return rows
 
 
-def _load_run(path: pathlib.Path) -> Run:
+def load_run(path: pathlib.Path) -> Run:
+  """Returns the run in a folder."""
   evaluations = sorted((path / "evaluations").glob("*.json"))
   metrics = path / "metrics.jsonl"
   lines = metrics.read_text().splitlines() if metrics.exists() else []

@@ -26,6 +26,7 @@ _CREATE = {experiments.CQL: cql.create, experiments.BC: bc.create}
 # Gradient steps in one call of a tf.function; Ctrl-C is answered between two calls.
 _STEPS_PER_CALL = 25
 _CHECKPOINTS_KEPT = 2
+_DIVERGED = "diverged.json"
 _COUNT = "count"  # of the steps that the sums of the metrics cover
 
 
@@ -88,6 +89,10 @@ class Schedule:
 
   def evaluates_at(self, step: int) -> bool:
     return bool(self.evaluate_every) and (step % self.evaluate_every == 0 or step == self.steps)
+
+
+class DivergenceError(RuntimeError):
+  """A loss is no longer a number: no further step changes that, and it is a result."""
 
 
 class Learner:
@@ -190,6 +195,7 @@ def train(
 
   Raises:
     ValueError: if a name is unknown, a dataset is unfit, or the run has another configuration.
+    DivergenceError: if the run diverges, or did; diverged.json has the step and the message.
   """
   run_dir = pathlib.Path(run_dir)
   names = config.dataset_names()
@@ -197,8 +203,10 @@ def train(
   found = [experience.find(name, data_dir).info.full_name for name in names]
   record = {**dataclasses.asdict(config), "observation_keys": keys, "datasets": found}
   _refuse_other_run(run_dir, record)
-  if _exported_steps(run_dir) >= schedule.steps:
-    return _exported_steps(run_dir)
+  if message := read_divergence(run_dir):
+    raise DivergenceError(message)
+  if exported_steps(run_dir) >= schedule.steps:
+    return exported_steps(run_dir)
   data = experience.load(
     names,
     data_dir=data_dir,
@@ -234,7 +242,10 @@ def _train_loop(learner, schedule, manager, metrics, monitor, interrupted) -> No
       boundary = min(schedule.steps, step - step % schedule.log_every + schedule.log_every)
       count = min(_STEPS_PER_CALL, boundary - step)
       started = time.monotonic()
-      _run(learner, count)
+      try:
+        learner.run(count)
+      except tf.errors.InvalidArgumentError as error:
+        raise _divergence(metrics.run_dir, step, step + count, error.message) from error
       seconds += time.monotonic() - started
       step += count
       progress.update(count)
@@ -253,15 +264,17 @@ def _train_loop(learner, schedule, manager, metrics, monitor, interrupted) -> No
     manager.save(learner.step)
 
 
-def _run(learner: Learner, count: int) -> None:
-  """Takes steps; raises RunError if a loss is no longer a number, which is a result too."""
-  step = learner.step
-  try:
-    learner.run(count)
-  except tf.errors.InvalidArgumentError as error:
-    raise evaluate.RunError(
-      f"training diverged between the gradient steps {step} and {step + count}: {error.message}"
-    ) from error
+def _divergence(run_dir: pathlib.Path, first: int, last: int, cause: str) -> DivergenceError:
+  """Records that a run diverged between two gradient steps."""
+  message = f"training diverged between the gradient steps {first} and {last}: {cause}"
+  evaluate.write_json(run_dir / _DIVERGED, {"step": last, "message": message})
+  return DivergenceError(message)
+
+
+def read_divergence(run_dir: str | os.PathLike) -> str | None:
+  """Returns how a run diverged; None if it has not."""
+  path = pathlib.Path(run_dir) / _DIVERGED
+  return json.loads(path.read_text())["message"] if path.exists() else None
 
 
 class Metrics:
@@ -269,6 +282,7 @@ class Metrics:
 
   def __init__(self, run_dir: pathlib.Path, step: int):
     """Keeps the lines up to `step`, which the checkpoint has, and drops those after it."""
+    self.run_dir = run_dir
     self._path = run_dir / "metrics.jsonl"
     kept = [row for row in read_metrics(run_dir) if row["step"] <= step]
     aside = self._path.with_suffix(".aside")
@@ -355,7 +369,8 @@ def _differences(there: Mapping, asked: Mapping, prefix: str = "") -> list[str]:
   return lines
 
 
-def _exported_steps(run_dir: pathlib.Path) -> int:
+def exported_steps(run_dir: pathlib.Path) -> int:
+  """Returns the gradient steps of the run's exported policies; 0 if there are none."""
   try:
     return int(evaluate.latest_export(run_dir).name)
   except evaluate.RunError:

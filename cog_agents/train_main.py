@@ -13,18 +13,17 @@ from cog_agents import config as config_lib
 from cog_agents import experiments, mains
 from collection import registry
 
-_INTERRUPTED = 130  # exit status of a process that Ctrl-C ended
 
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+  """Returns the parser of the flags."""
+  flags = argparse.ArgumentParser(
     prog="python -m cog_agents.train_main",
     description="Trains an agent offline on datasets that TFDS finds by name, evaluating it in "
     "simulation as it goes. The run directory receives config.json, metrics.jsonl and tensorboard/ "
     "(losses, values, success rates), checkpoints/, and policies/ (SavedModels). Ctrl-C saves a "
     "checkpoint; the same command resumes.",
   )
-  data = parser.add_argument_group("data")
+  data = flags.add_argument_group("data")
   data.add_argument(
     "--prior", metavar="NAME[/CONFIG][:VERSION],...", default="",
     help="prior experience: one dataset, or several separated by commas; "
@@ -45,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     "the union of the datasets)",
   )  # fmt: skip
 
-  experiment = parser.add_argument_group("experiment")
+  experiment = flags.add_argument_group("experiment")
   experiment.add_argument(
     "--environment", metavar="NAME", required=True, choices=tuple(registry.ENVIRONMENTS),
     help="where to evaluate; one of: %(choices)s",
@@ -76,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     help="gradient steps in all; more than before continue a run (default: %(default)s)",
   )  # fmt: skip
 
-  run = parser.add_argument_group("run")
+  run = flags.add_argument_group("run")
   run.add_argument("--run_dir", required=True, help="folder of the run")
   run.add_argument(
     "--log_every", metavar="STEPS", type=mains.positive, default=500,
@@ -103,24 +102,33 @@ def _parser() -> argparse.ArgumentParser:
     help="threads of one TensorFlow operation; 1 for two runs side by side on two cores "
     "(default: one a core)",
   )  # fmt: skip
-  return parser
+  return flags
+
+
+def agent_config(args: argparse.Namespace) -> config_lib.CqlConfig:
+  """Returns the preset with what the method and then the flags override.
+
+  Raises:
+    ValueError: for an unknown field, or a value that does not fit.
+  """
+  agent = config_lib.load_preset(args.preset, args.observation)
+  agent = dataclasses.replace(agent, **experiments.METHODS[args.method].overrides)
+  return mains.overridden(agent, args.override)
 
 
 def main(argv: list[str] | None = None) -> int:
-  parser = _parser()
-  args = parser.parse_args(argv)
+  flags = parser()
+  args = flags.parse_args(argv)
   try:
-    agent = config_lib.load_preset(args.preset, args.observation)
-    agent = dataclasses.replace(agent, **experiments.METHODS[args.method].overrides)
-    agent = mains.overridden(agent, args.override)
+    agent = agent_config(args)
   except ValueError as error:
-    parser.error(str(error))
+    flags.error(str(error))
   prior = tuple(name for name in args.prior.split(",") if name)
   if experiments.METHODS[args.method].uses_prior and not prior:
-    parser.error(f"--method={args.method} needs --prior")
+    flags.error(f"--method={args.method} needs --prior")
   for flag in ("evaluate_every", "checkpoint_every"):
     if getattr(args, flag) % args.log_every:
-      parser.error(f"--{flag}={getattr(args, flag)} is no multiple of --log_every={args.log_every}")
+      flags.error(f"--{flag}={getattr(args, flag)} is no multiple of --log_every={args.log_every}")
 
   mains.quiet_imports()
   import tensorflow as tf
@@ -151,13 +159,16 @@ def main(argv: list[str] | None = None) -> int:
   try:
     step = train.train(config, schedule, args.run_dir, args.data_dir, args.cache_dir)
   except (experience.DatasetError, tables.TableError, evaluate.RunError) as error:
-    parser.error(str(error))
+    flags.error(str(error))
+  except train.DivergenceError as error:
+    print(error, file=sys.stderr)
+    return mains.DIVERGED
   except KeyboardInterrupt:
     print(f"Stopped; the same command goes on from the last checkpoint in {args.run_dir}.")
-    return _INTERRUPTED
+    return mains.INTERRUPTED
   if step < args.steps:
     print(f"Stopped after {step} of {args.steps} gradient steps; the same command goes on there.")
-    return _INTERRUPTED
+    return mains.INTERRUPTED
   print(
     f"Trained {step} gradient steps; the policies are in {evaluate.latest_export(args.run_dir)}."
   )

@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import importlib.resources
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -30,6 +31,7 @@ class CogConfig(tfds.core.BuilderConfig):
     num_episodes: episodes of the split `train`; the catalog's number if None.
     base: the configuration of the catalog that a new name is a smaller or larger version of; the
       dataset's default one if None.
+    scripts: script -> its probability, in place of the catalog's.
 
   Raises:
     ValueError: if `num_episodes` is not a possible number of episodes.
@@ -37,6 +39,7 @@ class CogConfig(tfds.core.BuilderConfig):
 
   num_episodes: int | None = None
   base: str | None = None
+  scripts: Mapping[str, float] | None = None
 
   def __post_init__(self):
     if self.num_episodes is not None:
@@ -62,14 +65,18 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     """The catalog's entry: of this name, or the one that this configuration is based on.
 
     Raises:
-      ValueError: if the catalog has no configuration of that name; the message lists those it has.
+      ValueError: if the catalog has no configuration of that name, or no script of a name; the
+        message lists those it has.
     """
     entries = {entry.config: entry for entry in catalog.entries(self.name)}
     config = self.builder_config
     if config.base and config.base not in entries:
       raise ValueError(f"{self.name} has no configuration {config.base!r}; it has: {list(entries)}")
     default = next(iter(entries))
-    return entries[config.base or (config.name if config.name in entries else default)]
+    entry = entries[config.base or (config.name if config.name in entries else default)]
+    if config.scripts:
+      entry = dataclasses.replace(entry, scripts=tuple(config.scripts.items()))
+    return entry
 
   @property
   def split_seeds(self) -> dict[str, range]:

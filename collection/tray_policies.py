@@ -48,6 +48,15 @@ class Grasp(ScriptedPolicy):
     return intended_action(gripper=CLOSE)
 
 
+class GraspAndHold(Grasp):
+  """Algorithm 1 as it is listed: once the object is raised, zero actions; for an ablation."""
+
+  behaviour = "grasp_and_hold"
+
+  def _return_to_neutral(self) -> np.ndarray:
+    return intended_action()
+
+
 class Place(ScriptedPolicy):
   """The place component of algorithm 2: carry above the drop point, let go, return to neutral."""
 
@@ -147,4 +156,4 @@ class RandomMotion(ScriptedPolicy):
     return self._generator.uniform(low, high)
 
 
-SCRIPTS = (Grasp, PickAndPlace, PickAndPlaceOutside, Place, RandomMotion)
+SCRIPTS = (Grasp, GraspAndHold, PickAndPlace, PickAndPlaceOutside, Place, RandomMotion)

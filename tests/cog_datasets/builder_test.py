@@ -481,6 +481,27 @@ def test_an_unknown_base_is_refused_with_the_known_ones(tmp_path):
     make_drawer_prior_builder(tmp_path, name="small", base="ajar")
 
 
+def test_a_configuration_may_have_other_scripts(tmp_path):
+  scripts = {"open_drawer": 0.7, "close_drawer": 0.3}
+  dataset_builder = make_drawer_prior_builder(tmp_path, name="mixed", scripts=scripts)
+  assert dict(dataset_builder.entry.scripts) == scripts
+  assert dataset_builder.info.metadata["scripts"] == scripts
+  assert {dataset_builder.entry.script(seed) for seed in range(50)} == set(scripts)
+
+
+@pytest.mark.parametrize(
+  ("scripts", "message"),
+  [
+    ({"open_door": 1.0}, "unknown script 'open_door'; known: .*'open_drawer'"),
+    ({"open_drawer": 0.7}, "sum to 0.7, not to 1"),
+    ({"grasp": 1.0}, "acts in a TrayScene, not in a DrawerScene"),
+  ],
+)
+def test_scripts_that_cannot_be_are_refused(scripts, message, tmp_path):
+  with pytest.raises(ValueError, match=message):
+    make_drawer_prior_builder(tmp_path, name="mixed", scripts=scripts)
+
+
 @pytest.mark.parametrize("num_episodes", [0, -3, 10_000_001, "many"])
 def test_a_configuration_with_an_impossible_number_of_episodes_is_refused(num_episodes):
   with pytest.raises(ValueError, match=f"num_episodes .* got {num_episodes!r}"):

@@ -10,6 +10,7 @@ from collection import drawer_scene, recorder, registry, scripted_policies, scri
 
 RUNS = {  # script → environment it is made for
   "grasp": "place_in_tray",
+  "grasp_and_hold": "place_in_tray",
   "pick_and_place": "place_in_tray",
   "pick_and_place_outside": "place_in_tray",
   "place": "place_in_tray_held",

@@ -1,0 +1,216 @@
+"""The runs behind Table 1 and the ablations, as data."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cog_agents import config as config_lib
+from cog_agents import experiments
+
+# Of a table: its name on the command line.
+TABLE_1 = "1"
+ABLATIONS = "ablations"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """How a task is trained from one kind of observation: the same for every method of Table 1.
+
+  Chosen by the curves of `cog` on monitoring episodes, never by those of an evaluation.
+
+  Attributes:
+    steps: gradient steps after which a run is first asked whether it has converged.
+    evaluate_every: gradient steps between two evaluations on monitoring episodes.
+    preset, overrides: hyperparameters; `METHODS` may override them again.
+    steps_per_second: of two runs side by side on two cores, for estimates.
+  """
+
+  steps: int
+  evaluate_every: int
+  steps_per_second: float
+  preset: str = "FAST"
+  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+# FAST's pull towards the data wins over the small advantages of a task as long as the drawer's:
+# after 10,000 steps the policy comes to idle where scripts idled. A weaker one, and slower critics,
+# do not drift.
+_SLOW_CRITICS = {
+  "actor_bc_weight": 0.2,
+  "critic_learning_rate": 3e-4,
+  "target_update_tau": 0.01,
+}
+RECIPES: Mapping[tuple[str, str], Recipe] = {
+  ("place in tray", config_lib.STATE): Recipe(20_000, 2_000, 110.0),
+  ("place in tray", config_lib.IMAGE): Recipe(100_000, 5_000, 20.0),
+  ("grasp from drawer", config_lib.STATE): Recipe(32_000, 4_000, 100.0, overrides=_SLOW_CRITICS),
+  ("grasp from drawer", config_lib.IMAGE): Recipe(100_000, 5_000, 20.0, overrides=_SLOW_CRITICS),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One training and the evaluations of its policy.
+
+  Attributes:
+    name: unique in a table, and the folder of the run: OBSERVATION/GROUP/METHOD/seed_SEED.
+    environments: conditions to evaluate in.
+    monitored: condition in which the policy is evaluated as it is trained, on other episodes.
+    prior_data: dataset of prior data; None for a method that uses none.
+    task_data: dataset of the task.
+  """
+
+  name: str
+  method: str
+  observation: str
+  seed: int
+  environments: tuple[str, ...]
+  monitored: str
+  prior_data: str | None
+  task_data: str
+  recipe: Recipe
+
+  @property
+  def datasets(self) -> tuple[str, ...]:
+    return (self.prior_data, self.task_data) if self.prior_data else (self.task_data,)
+
+  def train_flags(self, steps: int) -> list[str]:
+    """Flags of train_main for `steps` gradient steps, but for those that say where and how."""
+    return [
+      *([f"--prior={self.prior_data}"] if self.prior_data else []),
+      f"--task={self.task_data}",
+      f"--environment={self.monitored}",
+      f"--method={self.method}",
+      f"--observation={self.observation}",
+      f"--preset={self.recipe.preset}",
+      *(f"--override={name}={json.dumps(x)}" for name, x in self.recipe.overrides.items()),
+      f"--seed={self.seed}",
+      f"--steps={steps}",
+      f"--evaluate_every={self.recipe.evaluate_every}",
+    ]
+
+
+def table_1(
+  observation: str, rows: Iterable[str], methods: Iterable[str], seeds: Sequence[int]
+) -> list[Run]:
+  """Returns the runs that fill some cells of Table 1, those of one seed after those of another.
+
+  A run serves every row that has its datasets. It is monitored in the condition that it is there
+  for: that in which prior data leads to the task, or without prior data the training condition.
+  """
+  rows = [name for name in experiments.ROWS if name in set(rows)]
+  groups: dict[tuple[str, str], list[str]] = {}  # (monitored condition, method) → conditions
+  for method in methods:
+    for name in rows:
+      groups.setdefault((_monitored(name, method), method), []).append(name)
+  return [
+    _run(f"{observation}/{monitored}/{method}", observation, method, monitored, conditions, seed)
+    for seed in seeds
+    for (monitored, method), conditions in groups.items()
+  ]
+
+
+def _monitored(name: str, method: str) -> str:
+  row = experiments.ROWS[name]
+  uses_prior = experiments.method(method).uses_prior
+  (monitored,) = (
+    other
+    for other, x in experiments.ROWS.items()
+    if x.task_data == row.task_data
+    and x.is_training_condition != uses_prior
+    and (x.prior_data == row.prior_data or not uses_prior)
+  )
+  return monitored
+
+
+def _run(name, observation, method, monitored, conditions, seed, **changes) -> Run:
+  row = experiments.ROWS[monitored]
+  fields = {
+    "prior_data": row.prior_data if experiments.method(method).uses_prior else None,
+    "recipe": RECIPES[row.task, observation],
+    **changes,
+  }
+  return Run(
+    name=f"{name}/seed_{seed}",
+    method=method,
+    observation=observation,
+    seed=seed,
+    environments=tuple(conditions),
+    monitored=monitored,
+    task_data=row.task_data,
+    **fields,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+  """One row of the ablation table: what is changed about `cog` on `place_in_tray`."""
+
+  title: str
+  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  preset: str = "FAST"
+  prior_data: str = experiments.ROWS["place_in_tray"].prior_data
+  observations: tuple[str, ...] = config_lib.OBSERVATIONS  # where it changes anything
+
+
+_ALPHA = config_lib.FAST_STATE.cql_alpha
+ABLATION_TABLE: Mapping[str, Ablation] = {
+  "reference": Ablation("as in Table 1"),
+  "paper": Ablation("preset PAPER", preset="PAPER"),
+  "released_code": Ablation("preset RELEASED_CODE", preset="RELEASED_CODE"),
+  "no_augmentation": Ablation(
+    "without random crops", {"crop_padding": 0}, observations=(config_lib.IMAGE,)
+  ),
+  "no_warm_start": Ablation("without BC warm start", {"bc_steps": 0}),
+  "no_bc_term": Ablation(
+    "without BC warm start and BC term", {"bc_steps": 0, "actor_bc_weight": 0.0}
+  ),
+  "no_n_step": Ablation("1-step returns", {"n_step": 1}),
+  "no_target_range": Ablation("targets not clipped", {"target_range": None}),
+  "no_neutral": Ablation(
+    "prior grasps without the return to neutral", prior_data="cog_pickplace_prior/no_neutral"
+  ),
+  "prior_30": Ablation("30 % of the prior data", prior_data="cog_pickplace_prior/percent_30"),
+  "prior_10": Ablation("10 % of the prior data", prior_data="cog_pickplace_prior/percent_10"),
+  **{
+    f"alpha_{factor:g}": Ablation(
+      f"conservatism weight × {factor:g}", {"cql_alpha": factor * _ALPHA}
+    )
+    for factor in (0.1, 0.3, 3.0, 10.0)
+  },
+}
+# Configurations of datasets that `tfds build` takes as JSON, since the catalog does not have them.
+CUSTOM_CONFIGS: Mapping[str, Mapping[str, Any]] = {
+  "cog_pickplace_prior/no_neutral": {
+    "name": "no_neutral",
+    "scripts": {"grasp_and_hold": 0.8, "pick_and_place_outside": 0.1, "random": 0.1},
+  },
+  "cog_pickplace_prior/percent_30": {"name": "percent_30", "num_episodes": 3_000},
+  "cog_pickplace_prior/percent_10": {"name": "percent_10", "num_episodes": 1_000},
+}
+
+
+def ablations(observation: str, names: Iterable[str], seeds: Sequence[int]) -> list[Run]:
+  """Returns the runs of some rows of the ablation table, those of one seed after another's."""
+  monitored = "place_in_tray"
+  recipe = RECIPES[experiments.ROWS[monitored].task, observation]
+  return [
+    _run(
+      f"{observation}/{monitored}/{name}",
+      observation,
+      "cog",
+      monitored,
+      [monitored],
+      seed,
+      prior_data=ABLATION_TABLE[name].prior_data,
+      recipe=dataclasses.replace(
+        recipe,
+        preset=ABLATION_TABLE[name].preset,
+        overrides={**recipe.overrides, **ABLATION_TABLE[name].overrides},
+      ),
+    )
+    for seed in seeds
+    for name in names
+    if observation in ABLATION_TABLE[name].observations
+  ]

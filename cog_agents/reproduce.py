@@ -1,0 +1,396 @@
+"""Runs a grid: builds what is missing, trains until converged, evaluates; goes on where it was."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from cog_agents import evaluate, experience, grid, mains, report, train
+
+# A run has converged when the mean success on monitoring episodes in its last quarter is at most
+# this much above that of the quarter before; else it trains half as long again, and so on.
+CONVERGED_WITHIN = 0.1
+_QUARTERS = 4
+MAX_EXTENSIONS = 2
+# What a trial takes in the simulator, until the first evaluation of a grid has told, in seconds.
+_SECONDS_PER_TRIAL = 0.3
+
+_WAIT = 0.5  # seconds between two looks at a process or a lock
+_LOG = "log.txt"
+_RECORD = "reproduce.json"
+_LOG_LINES = 15
+
+
+class ReproduceError(RuntimeError):
+  """A command of a run failed; the message has the command and the end of its output."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where a grid is, and how many runs share this machine.
+
+  Attributes:
+    root: folder of the runs.
+    data_dir, cache_dir: see train_main; None: their defaults.
+    jobs: runs side by side, each with its share of the cores.
+    episodes: trials of an evaluation.
+  """
+
+  root: pathlib.Path
+  data_dir: str | None = None
+  cache_dir: str | None = None
+  jobs: int = 1
+  episodes: int = 250
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+  """How far a run is.
+
+  Attributes:
+    step: gradient steps taken, as far as they were logged.
+    steps: gradient steps that it needs, as far as can be told now.
+    is_trained: it has converged, or diverged, or has been extended as often as is allowed.
+    diverged: the message of a training that ended in numbers that are none.
+    missing: conditions that still have to be evaluated.
+  """
+
+  step: int
+  steps: int
+  is_trained: bool
+  diverged: str | None
+  missing: tuple[str, ...]
+
+  @property
+  def is_done(self) -> bool:
+    return self.is_trained and not self.missing
+
+
+def converged(metrics: Sequence[dict[str, float]]) -> bool:
+  """Whether success on the monitoring episodes has stopped growing; see CONVERGED_WITHIN."""
+  success = [row["success_rate"] for row in metrics if "success_rate" in row]
+  count = len(success) // _QUARTERS
+  if not count:
+    return False
+  growth = np.mean(success[-count:]) - np.mean(success[-2 * count : -count])
+  return bool(growth <= CONVERGED_WITHIN)
+
+
+def status(run: grid.Run, place: Place) -> Status:
+  """Reads how far a run is from its folder."""
+  folder = place.root / run.name
+  metrics = train.read_metrics(folder)
+  step = int(metrics[-1]["step"]) if metrics else 0
+  diverged = train.read_divergence(folder)
+  if diverged:
+    return Status(step, step, True, diverged, ())
+  lengths = [run.recipe.steps * (2 + extension) // 2 for extension in range(MAX_EXTENSIONS + 1)]
+  exported = train.exported_steps(folder)
+  until_export = [row for row in metrics if row["step"] <= exported]
+  is_trained = exported in lengths and (converged(until_export) or exported == lengths[-1])
+  steps = exported if is_trained else next(x for x in lengths if x > exported)
+  missing = [
+    name
+    for name in run.environments
+    if not is_trained or not _is_evaluated(folder, name, exported, place.episodes)
+  ]
+  return Status(step, steps, is_trained, None, tuple(missing))
+
+
+def _is_evaluated(folder: pathlib.Path, name: str, steps: int, episodes: int) -> bool:
+  path = folder / "evaluations" / f"{name}.json"
+  if not path.exists():
+    return False
+  there = json.loads(path.read_text())
+  return there["steps"] == steps and there["episodes"] >= episodes
+
+
+def plan(runs: Sequence[grid.Run], place: Place) -> str:
+  """Returns what is done, what is left, and how long that takes, as text."""
+  lines, seconds = [], 0.0
+  for run in runs:
+    now = status(run, place)
+    if now.is_done:
+      text = f"diverged: {now.diverged}" if now.diverged else f"done, {now.step} steps"
+    else:
+      left = seconds_left(run, now, place)
+      seconds += left
+      text = f"{now.step} of {now.steps} steps, {len(now.missing)} to evaluate, {_minutes(left)}"
+    lines.append(f"{run.name:<48} {text}")
+  missing = missing_datasets(runs, place)
+  lines += [f"{name:<48} to be built" for name in missing]
+  total = f"{_minutes(seconds / place.jobs)} left with {place.jobs} runs side by side"
+  return "\n".join([*lines, total + (", and the builds" if missing else "")])
+
+
+def seconds_left(run: grid.Run, now: Status, place: Place) -> float:
+  """Estimates the time to finish a run from the speeds of those that have begun."""
+  speeds, trials = [run.recipe.steps_per_second], [_SECONDS_PER_TRIAL]
+  for path in place.root.glob(f"{run.observation}/*/{run.method}/*/metrics.jsonl"):
+    rows = train.read_metrics(path.parent)
+    speeds += [row["steps_per_second"] for row in rows[-1:]]
+  for name in now.missing:
+    for path in place.root.glob(f"*/*/{run.method}/*/evaluations/{name}.json"):
+      there = json.loads(path.read_text())
+      trials.append(there["wall_clock_seconds"] / there["episodes"])
+  evaluation = np.mean(trials[1:] or trials) * place.episodes * len(now.missing)
+  return (now.steps - now.step) / np.mean(speeds[1:] or speeds) + evaluation
+
+
+def _minutes(seconds: float) -> str:
+  minutes = round(seconds / 60)
+  return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def missing_datasets(runs: Sequence[grid.Run], place: Place) -> list[str]:
+  """Returns the datasets that runs which are not done need and that are not built."""
+  names = {name: None for run in runs if not status(run, place).is_done for name in run.datasets}
+  return [name for name in names if not _is_built(name, place.data_dir)]
+
+
+def _is_built(name: str, data_dir: str | None) -> bool:
+  try:
+    experience.find(name, data_dir)
+  except experience.DatasetError:
+    return False
+  return True
+
+
+def build(name: str, place: Place) -> None:
+  """Builds a dataset by its command; another process that wants the same one waits.
+
+  Raises:
+    ReproduceError: if the build fails.
+  """
+  folder = place.root / "builds" / name.replace("/", "-")
+  never = threading.Event()
+  with _locked(folder, never) as lock:
+    if _is_built(name, place.data_dir):
+      return
+    dataset, _, config = name.partition("/")
+    custom = grid.CUSTOM_CONFIGS.get(name)
+    command = [
+      *("tfds", "build", dataset if custom else name, "--imports=cog_datasets.register"),
+      *([f"--config={json.dumps(custom)}"] if custom else []),
+      *([f"--data_dir={place.data_dir}"] if place.data_dir else []),
+    ]
+    command[0] = str(pathlib.Path(sys.executable).with_name("tfds"))
+    _call(command, folder, lock, never)
+
+
+def execute(runs: Sequence[grid.Run], place: Place) -> None:
+  """Finishes all runs, `place.jobs` at a time.
+
+  Whatever ends this process, the same call goes on: a run that is still going is waited for. Ctrl-C
+  lets every run save a checkpoint.
+
+  Raises:
+    ReproduceError: if a command failed; the other runs are finished first.
+    KeyboardInterrupt: on Ctrl-C.
+  """
+  for name in missing_datasets(runs, place):
+    tqdm.tqdm.write(f"building {name}")
+    build(name, place)
+  stopped = threading.Event()
+  failures = []
+  progress = tqdm.tqdm(total=len(runs), desc="runs", unit="runs", smoothing=0)
+  with progress, concurrent.futures.ThreadPoolExecutor(place.jobs) as pool:
+    futures = {pool.submit(_finish, run, place, stopped): run for run in runs}
+    try:
+      for future in concurrent.futures.as_completed(futures):
+        progress.update()
+        if future.exception():
+          failures.append(str(future.exception()))
+          tqdm.tqdm.write(failures[-1])
+        else:
+          tqdm.tqdm.write(_line(futures[future], place))
+    except KeyboardInterrupt:
+      stopped.set()
+      pool.shutdown(cancel_futures=True)
+      raise
+  if failures:
+    raise ReproduceError(f"{len(failures)} of {len(runs)} runs failed: " + "\n".join(failures))
+
+
+def _line(run: grid.Run, place: Place) -> str:
+  now = status(run, place)
+  rates = (
+    [f"{name} {_evaluation(run, name, place)['success_rate']:.3f}" for name in run.environments]
+    if not now.diverged
+    else [f"diverged: {now.diverged}"]
+  )
+  return f"{run.name}: {now.step} steps, {', '.join(rates)}"
+
+
+def _evaluation(run: grid.Run, name: str, place: Place) -> dict[str, Any]:
+  return json.loads((place.root / run.name / "evaluations" / f"{name}.json").read_text())
+
+
+def _finish(run: grid.Run, place: Place, stopped: threading.Event) -> None:
+  """Trains and evaluates a run by the commands that a user would give."""
+  folder = place.root / run.name
+  started = time.monotonic()
+  with _locked(folder, stopped) as lock:
+    while not (now := status(run, place)).is_done and not stopped.is_set():
+      if not now.is_trained:
+        command = _train_command(run, now.steps, place)
+        codes = (0, mains.DIVERGED)
+      else:
+        command = _evaluate_command(run, now.missing[0], place)
+        codes = (0,)
+      _call(command, folder, lock, stopped, codes)
+      started = _record(run, place, command, started)
+
+
+def _train_command(run: grid.Run, steps: int, place: Place) -> list[str]:
+  cores = max(1, os.cpu_count() // place.jobs)
+  return [
+    *(sys.executable, "-m", "cog_agents.train_main", *run.train_flags(steps)),
+    *(f"--threads={cores}", f"--workers={cores}", f"--run_dir={place.root / run.name}"),
+    *([f"--data_dir={place.data_dir}"] if place.data_dir else []),
+    *([f"--cache_dir={place.cache_dir}"] if place.cache_dir else []),
+  ]
+
+
+def _evaluate_command(run: grid.Run, environment: str, place: Place) -> list[str]:
+  return [
+    *(sys.executable, "-m", "cog_agents.evaluate_main", f"--run_dir={place.root / run.name}"),
+    *(f"--environment={environment}", f"--episodes={place.episodes}"),
+    f"--workers={max(2, 2 * os.cpu_count() // place.jobs)}",
+  ]
+
+
+def _record(run: grid.Run, place: Place, command: list[str], started: float) -> float:
+  """Adds a command and its time to the run's record; returns the time now."""
+  path = place.root / run.name / _RECORD
+  there = json.loads(path.read_text()) if path.exists() else []
+  now = time.monotonic()
+  entry = {
+    "command": " ".join(["python", *command[1:]]),
+    "commit": _commit(),
+    "wall_clock_seconds": round(now - started, 1),
+    "machine": _machine(),
+  }
+  evaluate.write_json(path, [*there, entry])
+  return now
+
+
+def results(runs: Sequence[grid.Run], place: Place) -> list[dict[str, Any]]:
+  """Returns the entries of report.json of the runs that are done, with how they came about."""
+  found = []
+  for run in runs:
+    folder = place.root / run.name
+    now = status(run, place)
+    if not now.is_done:
+      continue
+    record = json.loads((folder / _RECORD).read_text())
+    shared = {
+      "command": [entry["command"] for entry in record],
+      "commit": sorted({str(entry["commit"]) for entry in record}),
+      "wall_clock_seconds": round(sum(entry["wall_clock_seconds"] for entry in record), 1),
+      "machine": record[-1]["machine"],
+      "learning_curve": [
+        {key: row[key] for key in ("step", "success_rate")}
+        for row in train.read_metrics(folder)
+        if "success_rate" in row
+      ],
+    }
+    if now.diverged:
+      about = {"method": run.method, "observation": run.observation, "seed": run.seed}
+      found += [
+        {"environment": name, **about, "steps": now.step, "diverged": now.diverged, **shared}
+        for name in run.environments
+      ]
+    else:
+      shared["converged"] = converged(train.read_metrics(folder))
+      found += [{**entry, **shared} for entry in report.entries([report.load_run(folder)])]
+  return found
+
+
+def _commit() -> str | None:
+  """Of the code in this checkout; with a mark if it was changed. None outside a checkout."""
+  root = pathlib.Path(__file__).parents[1]
+  command = [
+    "git",
+    "-C",
+    str(root),
+    "describe",
+    "--always",
+    "--dirty",
+    "--abbrev=40",
+    "--exclude=*",
+  ]
+  try:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    return None
+
+
+def _machine() -> str:
+  memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+  models = [
+    line.partition(":")[2].strip()
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    if line.startswith("model name")
+  ]
+  model = models[0] if models else platform.machine()
+  return f"{os.cpu_count()} cores of {model}, {memory:.0f} GB, Python {platform.python_version()}"
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path, stopped: threading.Event) -> Iterator[int]:
+  """Holds the folder's lock; commands inherit it, so that it outlives this process with them.
+
+  Waits for another process that has it, until `stopped` is set.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  with (folder / ".lock").open("w") as lock:
+    while not stopped.is_set():
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        break
+      except BlockingIOError:
+        stopped.wait(_WAIT)
+    yield lock.fileno()
+
+
+def _call(
+  command: list[str],
+  folder: pathlib.Path,
+  lock: int,
+  stopped: threading.Event,
+  codes: Sequence[int] = (0,),
+) -> None:
+  """Runs a command with its output in the folder's log; Ctrl-C once if `stopped` is set."""
+  with (folder / _LOG).open("a") as log:
+    log.write(" ".join(command) + "\n")
+    log.flush()
+    process = subprocess.Popen(
+      command, stdout=log, stderr=log, pass_fds=[lock], start_new_session=True
+    )
+    is_told = False
+    while True:
+      try:
+        code = process.wait(_WAIT)
+        break
+      except subprocess.TimeoutExpired:
+        if stopped.is_set() and not is_told:
+          process.send_signal(signal.SIGINT)
+          is_told = True
+  if code not in codes and not stopped.is_set():
+    end = "\n".join((folder / _LOG).read_text().splitlines()[-_LOG_LINES:])
+    raise ReproduceError(f"{' '.join(command)} exited with {code}; {folder / _LOG} ends:\n{end}")

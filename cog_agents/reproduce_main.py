@@ -1,0 +1,141 @@
+"""Reproduces Table 1, or the ablations, as a grid of runs that goes on where it was.
+
+  python -m cog_agents.reproduce_main --table=1 --observation=state --seeds=3 --root_dir=runs/table
+"""
+
+import argparse
+import os
+import pathlib
+import shlex
+import sys
+
+from cog_agents import config as config_lib
+from cog_agents import experiments, grid, mains
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m cog_agents.reproduce_main",
+    description="Plans the runs of a table, says what is done and how long the rest takes, builds "
+    "missing datasets, trains each run until success on monitoring episodes has stopped growing, "
+    "and evaluates it on episodes that nothing else sees. Writes results.json and report.html into "
+    "the root folder. Ctrl-C, or worse: the same command goes on.",
+  )
+  parser.add_argument(
+    "--table", metavar="NAME", default=grid.TABLE_1, choices=(grid.TABLE_1, grid.ABLATIONS),
+    help="one of: %(choices)s (default: %(default)s)",
+  )  # fmt: skip
+  parser.add_argument(
+    "--observation", metavar="NAME", default=config_lib.STATE, choices=config_lib.OBSERVATIONS,
+    help="one of: %(choices)s (default: %(default)s)",
+  )  # fmt: skip
+  parser.add_argument(
+    "--rows", metavar="NAME,...", type=_names,
+    help="of the table: environments in Table 1, changes in the ablations (default: all)",
+  )  # fmt: skip
+  parser.add_argument(
+    "--methods", metavar="NAME,...", type=_names, default=list(experiments.METHODS),
+    help="columns of Table 1 (default: all); the ablations are of cog",
+  )  # fmt: skip
+  parser.add_argument(
+    "--seeds", metavar="K", type=mains.positive, default=1,
+    help="seeds 0 to K - 1 (default: %(default)s)",
+  )  # fmt: skip
+  parser.add_argument(
+    "--episodes", metavar="K", type=mains.positive, default=250,
+    help="trials of a condition and seed (default: %(default)s, as in the paper)",
+  )  # fmt: skip
+  parser.add_argument("--root_dir", required=True, help="folder of the runs")
+  parser.add_argument("--data_dir", help="TFDS data directory (default: TFDS's own)")
+  parser.add_argument("--cache_dir", help="see train_main")
+  parser.add_argument(
+    "--jobs", metavar="K", type=mains.positive, default=os.cpu_count(),
+    help="runs side by side, each with its share of the cores (default: one a core)",
+  )  # fmt: skip
+  parser.add_argument("--run", metavar="NAME", help="this run of the table alone")
+  only = parser.add_mutually_exclusive_group()
+  only.add_argument("--plan", action="store_true", help="print the plan and stop")
+  only.add_argument(
+    "--list", action="store_true",
+    help="print one shell command for each run, for a cluster's job array, and stop",
+  )  # fmt: skip
+  return parser
+
+
+def _names(text: str) -> list[str]:
+  return [name for name in text.split(",") if name]
+
+
+def _runs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[grid.Run]:
+  known = experiments.ROWS if args.table == grid.TABLE_1 else grid.ABLATION_TABLE
+  rows = args.rows or list(known)
+  try:
+    for name in rows:
+      config_lib.check_name("row", name, known)
+    for name in args.methods:
+      experiments.method(name)
+    seeds = range(args.seeds)
+    if args.table == grid.TABLE_1:
+      runs = grid.table_1(args.observation, rows, args.methods, seeds)
+    else:
+      runs = grid.ablations(args.observation, rows, seeds)
+    if args.run:
+      config_lib.check_name("run", args.run, [run.name for run in runs])
+      runs = [run for run in runs if run.name == args.run]
+  except ValueError as error:
+    parser.error(str(error))
+  return runs
+
+
+def _command(run: grid.Run, args: argparse.Namespace) -> str:
+  """The shell command that does one run of a table."""
+  flags = [
+    f"--table={args.table}",
+    f"--observation={args.observation}",
+    *([f"--rows={','.join(args.rows)}"] if args.rows else []),
+    f"--seeds={args.seeds}",
+    f"--episodes={args.episodes}",
+    f"--root_dir={args.root_dir}",
+    *([f"--data_dir={args.data_dir}"] if args.data_dir else []),
+    *([f"--cache_dir={args.cache_dir}"] if args.cache_dir else []),
+    "--jobs=1",
+    f"--run={run.name}",
+  ]
+  return shlex.join(["python", "-m", "cog_agents.reproduce_main", *flags])
+
+
+def main(argv: list[str] | None = None) -> int:
+  parser = _parser()
+  args = parser.parse_args(argv)
+  runs = _runs(parser, args)
+  if args.list:
+    print("\n".join(_command(run, args) for run in runs))
+    return 0
+
+  mains.quiet_imports()
+  from cog_agents import evaluate, report, reproduce
+
+  place = reproduce.Place(
+    pathlib.Path(args.root_dir), args.data_dir, args.cache_dir, args.jobs, args.episodes
+  )
+  print(reproduce.plan(runs, place))
+  if args.plan:
+    return 0
+  try:
+    reproduce.execute(runs, place)
+  except KeyboardInterrupt:
+    print("Stopped; the same command goes on.")
+    return mains.INTERRUPTED
+  except reproduce.ReproduceError as error:
+    print(error, file=sys.stderr)
+    return 1
+  if args.run:
+    return 0
+  evaluate.write_json(place.root / "results.json", reproduce.results(runs, place))
+  rows = report.write(place.root, place.root / "report.html")
+  print(report.table(rows))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

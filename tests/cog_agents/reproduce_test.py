@@ -1,0 +1,223 @@
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cog_agents import grid, reproduce, reproduce_main
+from tests import fakes
+
+ROOT = pathlib.Path(__file__).parents[2]
+ROWS = ("place_in_tray_held", "place_in_tray")
+# What replaces every recipe here, also in processes.
+RECIPE = """grid.Recipe(
+  1_000, 500, 100.0,
+  overrides={"batch_size": 16, "q_hidden_sizes": [16], "policy_hidden_sizes": [16]},
+)"""
+SCRIPT = f"""
+from cog_agents import grid, reproduce_main
+grid.RECIPES = dict.fromkeys(grid.RECIPES, {RECIPE})
+raise SystemExit(reproduce_main.main())
+"""
+RUN = grid.Run(
+  name="state/place_in_tray/cog/seed_0",
+  method="cog",
+  observation="state",
+  seed=0,
+  environments=ROWS,
+  monitored="place_in_tray",
+  prior_data="cog_pickplace_prior",
+  task_data="cog_pickplace_task",
+  recipe=eval(RECIPE),
+)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  data_dir = tmp_path_factory.mktemp("data")
+  fakes.write_dataset(data_dir, "cog_pickplace_prior", num_episodes=6)
+  fakes.write_dataset(data_dir, "cog_pickplace_task", num_episodes=4, rewarded=True)
+  return str(data_dir)
+
+
+def command(tmp_path, data_dir, *flags):
+  return [
+    *(sys.executable, "-c", SCRIPT, f"--root_dir={tmp_path}/runs", f"--data_dir={data_dir}"),
+    *("--rows=place_in_tray", "--methods=cog", "--episodes=2", *flags),
+  ]
+
+
+def write_run(folder, rates, every=250, exported=None, evaluated=()):
+  """Writes what a training leaves: rates on monitoring episodes, exported policy, evaluations."""
+  folder.mkdir(parents=True)
+  rows = [
+    {"step": every * (i + 1), "success_rate": rate, "steps_per_second": 50.0}
+    for i, rate in enumerate(rates)
+  ]
+  (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  if exported:
+    (folder / "policies" / f"{exported:09d}").mkdir(parents=True)
+  (folder / "evaluations").mkdir()
+  for name in evaluated:
+    there = {"steps": exported, "episodes": 2, "wall_clock_seconds": 10.0}
+    (folder / "evaluations" / f"{name}.json").write_text(json.dumps(there))
+
+
+@pytest.mark.parametrize(
+  ("rates", "expected"),
+  [
+    ([], False),
+    ([1.0, 1.0, 1.0], False),  # no quarter yet
+    ([0.0, 0.0, 0.0, 0.0], True),  # there is nothing that it learns
+    ([0.0, 0.2, 0.6, 0.65], True),
+    ([0.0, 0.2, 0.6, 0.75], False),
+    ([0.0, 0.2, 0.9, 0.5], True),  # falling is not growing
+    ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 0.3], False),
+  ],
+)
+def test_a_run_has_converged_when_its_last_quarter_is_hardly_better_than_the_one_before(
+  rates, expected
+):
+  metrics = [{"step": i, "success_rate": rate} for i, rate in enumerate(rates)]
+  assert reproduce.converged([{"step": 0, "loss": 1.0}, *metrics]) == expected
+
+
+@pytest.mark.parametrize(
+  ("left", "step", "steps", "missing"),
+  [
+    ({"rates": []}, 0, 1_000, None),
+    ({"rates": [0.0]}, 250, 1_000, None),
+    ({"rates": [0.0] * 4}, 1_000, 1_000, None),  # killed before the export
+    ({"rates": [0.0] * 4, "exported": 1_000}, 1_000, 1_000, ROWS),
+    ({"rates": [0.0] * 4, "exported": 1_000, "evaluated": ROWS[:1]}, 1_000, 1_000, ROWS[1:]),
+    ({"rates": [0.0] * 4, "exported": 1_000, "evaluated": ROWS}, 1_000, 1_000, ()),
+    ({"rates": [0.0, 0.0, 0.0, 0.5], "exported": 1_000}, 1_000, 1_500, None),
+    # In the extension nothing has converged that had not at the export.
+    ({"rates": [0.0, 0.0, 0.0, 0.5, 0.5], "exported": 1_000}, 1_250, 1_500, None),
+    # The last extension allowed.
+    ({"rates": [0.0, 0.0, 0.0, 0.5], "every": 500, "exported": 2_000}, 2_000, 2_000, ROWS),
+  ],
+)
+def test_the_status_is_read_from_what_a_run_has_left(left, step, steps, missing, tmp_path):
+  place = reproduce.Place(tmp_path, episodes=2)
+  write_run(tmp_path / RUN.name, **left)
+  now = reproduce.status(RUN, place)
+  assert (now.step, now.steps) == (step, steps)
+  assert now.is_trained == (missing is not None)
+  assert now.missing == (ROWS if missing is None else missing)
+  assert now.is_done == (missing == ())
+
+
+def test_an_evaluation_of_fewer_episodes_or_another_step_does_not_count(tmp_path):
+  write_run(tmp_path / RUN.name, [0.0] * 4, exported=1_000, evaluated=ROWS)
+  assert reproduce.status(RUN, reproduce.Place(tmp_path, episodes=2)).is_done
+  assert reproduce.status(RUN, reproduce.Place(tmp_path, episodes=3)).missing == ROWS
+
+
+def test_the_estimate_is_of_the_speeds_met_so_far(tmp_path):
+  place = reproduce.Place(tmp_path, episodes=2)
+  now = reproduce.status(RUN, place)
+  assert reproduce.seconds_left(RUN, now, place) == pytest.approx(1_000 / 100 + 2 * 2 * 0.3)
+  write_run(tmp_path / RUN.name, [0.0] * 4, exported=1_000, evaluated=ROWS[:1])
+  now = reproduce.status(RUN, place)
+  assert reproduce.seconds_left(RUN, now, place) == pytest.approx(2 * 0.3)
+  other = now.__class__(500, 1_000, False, None, ROWS)
+  assert reproduce.seconds_left(RUN, other, place) == pytest.approx(500 / 50 + 2 * 10.0)
+
+
+def test_a_run_that_diverged_is_done(tmp_path):
+  write_run(tmp_path / RUN.name, [0.0])
+  (tmp_path / RUN.name / "diverged.json").write_text('{"step": 300, "message": "critic is nan"}')
+  now = reproduce.status(RUN, reproduce.Place(tmp_path))
+  assert now.is_done and now.diverged == "critic is nan"
+  text = reproduce.plan([RUN], reproduce.Place(tmp_path))
+  assert "diverged: critic is nan" in text and "to be built" not in text
+
+
+def test_the_plan_says_what_is_left_and_which_datasets_are_missing(tmp_path):
+  lines = reproduce.plan([RUN], reproduce.Place(tmp_path, data_dir=str(tmp_path))).splitlines()
+  assert lines[0].split() == f"{RUN.name} 0 of 1000 steps, 2 to evaluate, 3 min".split()
+  assert [line.split()[0] for line in lines[1:3]] == list(RUN.datasets)
+  assert all("to be built" in line for line in lines[1:3])
+  assert lines[3] == "3 min left with 1 runs side by side, and the builds"
+
+
+def test_a_killed_grid_goes_on_and_ends_with_results_and_a_report(tmp_path, data_dir):
+  run_dir = tmp_path / "runs" / RUN.name
+  process = subprocess.Popen(command(tmp_path, data_dir), cwd=ROOT)
+  while process.poll() is None and not (run_dir / "checkpoints").exists():
+    time.sleep(0.05)
+  process.kill()  # its training goes on without it
+  process.wait()
+
+  done = subprocess.run(
+    command(tmp_path, data_dir), cwd=ROOT, capture_output=True, text=True, timeout=300
+  )
+  assert done.returncode == 0, done.stderr
+  assert "place_in_tray, state" in done.stdout  # the table
+  log = (run_dir / "log.txt").read_text()
+  # The training that had begun was waited for; two points are too few to have converged.
+  assert [log.count(f"--steps={steps} ") for steps in (1_000, 1_500, 2_000)] == [1, 1, 1]
+  (entry,) = json.loads((tmp_path / "runs" / "results.json").read_text())
+  assert entry["environment"] == "place_in_tray" and entry["episodes"] == 2
+  assert entry["wall_clock_seconds"] > 0 and "cores" in entry["machine"]
+  assert "evaluate_main" in entry["command"][-1]
+  assert [point["step"] for point in entry["learning_curve"]] == [500, 1_000, 1_500, 2_000]
+  assert (tmp_path / "runs" / "report.html").exists()
+
+  again = subprocess.run(
+    command(tmp_path, data_dir, "--plan"), cwd=ROOT, capture_output=True, text=True
+  )
+  assert f"{RUN.name} " in again.stdout and "done, 2000 steps" in again.stdout
+  assert "0 min left" in again.stdout
+
+
+def test_ctrl_c_stops_a_grid_with_checkpoints(tmp_path, data_dir):
+  run_dir = tmp_path / "runs" / RUN.name
+  process = subprocess.Popen(command(tmp_path, data_dir), cwd=ROOT, stdout=subprocess.PIPE)
+  while process.poll() is None and not (run_dir / "tensorboard").exists():
+    time.sleep(0.05)
+  process.send_signal(signal.SIGINT)
+  output, _ = process.communicate(timeout=60)
+  assert process.returncode == 130
+  assert b"Stopped; the same command goes on." in output
+  assert list((run_dir / "checkpoints").glob("*.index"))
+
+
+def test_a_failing_command_is_shown_with_the_end_of_its_output(tmp_path, data_dir):
+  broken = tmp_path / "runs" / RUN.name
+  broken.mkdir(parents=True)
+  (broken / "config.json").write_text('{"steps": 1, "method": "td3"}')
+  done = subprocess.run(
+    command(tmp_path, data_dir), cwd=ROOT, capture_output=True, text=True, timeout=300
+  )
+  assert done.returncode == 1
+  assert "exited with 2" in done.stderr and "holds a run with another configuration" in done.stderr
+
+
+def test_the_list_has_a_command_for_each_run_that_does_that_run(capsys):
+  flags = ["--table=1", "--observation=state", "--seeds=2", "--root_dir=a b", "--data_dir=d"]
+  assert reproduce_main.main([*flags, "--methods=cog", f"--rows={','.join(ROWS)}", "--list"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 2 and "'--root_dir=a b'" in lines[0]
+  assert lines[1].endswith("--run=state/place_in_tray/cog/seed_1")
+  assert reproduce_main.main([*flags, "--list", "--run=state/place_in_tray/cog/seed_1"]) == 0
+  assert capsys.readouterr().out.splitlines()[0].endswith("seed_1")
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--rows=kitchen", "unknown row 'kitchen'; known: place_in_tray_held, place_in_tray"),
+    ("--methods=td3", "unknown method 'td3'; known: cog, no_prior"),
+    ("--run=seed_9", "unknown run 'seed_9'; known: state/place_in_tray/cog/seed_0"),
+    ("--table=2", "choose from '1', 'ablations'"),
+  ],
+)
+def test_a_wrong_name_lists_the_known_ones(flag, message, capsys):
+  with pytest.raises(SystemExit, match="2"):
+    reproduce_main.main([flag, "--root_dir=runs"])
+  assert message in capsys.readouterr().err
