@@ -21,19 +21,18 @@ MAKEFLAGS += --jobs=$(JOBS)
 # TensorFlow complains of a missing GPU otherwise.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-# Of `make drawer`.
-DRAWER_STEPS ?= 32000
-DRAWER_STEPS_BLOCKED_2 ?= 48000
-DRAWER_EPISODES ?= 250
-DRAWER_DIR ?= runs/drawer/seed_$(SEED)
-DRAWER_DATA_DIR ?= runs/drawer/data
+# Of `make drawer` and `make table`.
+SEEDS ?= 1
+TABLE_DIR ?= runs/table_1
+TABLE_DATA_DIR ?= runs/data
 
-.PHONY: help demo drawer test cluster flink job-server prism lint lock clean
+.PHONY: help demo drawer table test cluster flink job-server prism lint lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo   build small datasets, train and evaluate on them, write $(DEMO_DIR)/report.html'
-	@echo 'make drawer the same for the drawer task: one COG agent a condition, $(DRAWER_DIR)/report.html'
+	@echo 'make drawer COG and no prior on the drawer task, from state, $(TABLE_DIR)/report.html'
+	@echo 'make table  all of Table 1, from state'
 	@echo 'make test   run the tests'
 	@echo 'make cluster get what a cluster on this machine needs: Flink, its job server, Prism'
 	@echo 'make lint   check the style'
@@ -125,60 +124,17 @@ $(DEMO_DIR)/%/evaluations/place_in_tray.json $(DEMO_DIR)/%/evaluations/place_in_
 	$(BIN)/python -m cog_agents.evaluate_main --run_dir=$(DEMO_DIR)/$* \
 	  --environment=place_in_tray_held --episodes=$(EPISODES)
 
-# ---- drawer ----
+# ---- tables ----
 
-DRAWER_CONDITIONS := closed blocked_1 blocked_2
-DRAWER_COG := $(DRAWER_CONDITIONS:%=cog_%)
+REPRODUCE = $(BIN)/python -m cog_agents.reproduce_main --seeds=$(SEEDS) --jobs=$(JOBS) \
+  --root_dir=$(TABLE_DIR) --data_dir=$(TABLE_DATA_DIR)
 
-DRAWER_BUILT := $(DRAWER_CONDITIONS:%=$(DRAWER_DATA_DIR)/%.built)
-DRAWER_TASK := $(DRAWER_DATA_DIR)/task.built
-DRAWER_TRAINED := $(DRAWER_COG:%=$(DRAWER_DIR)/%/trained)
-DRAWER_NO_PRIOR := $(DRAWER_DIR)/no_prior/trained
-DRAWER_EVALUATED := $(DRAWER_COG:%=$(DRAWER_DIR)/%/evaluated) $(DRAWER_DIR)/no_prior/evaluated
+drawer: $(INSTALLED)
+	@$(REPRODUCE) --table=1 --methods=cog,no_prior \
+	  --rows=drawer_open,drawer_closed,drawer_blocked_1,drawer_blocked_2
 
-# FAST's pull towards the data wins over the small advantages of a task this long: after 10,000 steps
-# the policy comes to idle where scripts idled. A weaker one, and slower critics, do not drift.
-DRAWER_OVERRIDES := actor_bc_weight=0.2 critic_learning_rate=3e-4 target_update_tau=0.01
-TRAIN_ON_DRAWER = $(BIN)/python -m cog_agents.train_main --data_dir=$(DRAWER_DATA_DIR) \
-  --task=cog_drawer_task --observation=state --seed=$(SEED) --steps=$(DRAWER_STEPS) \
-  $(DRAWER_OVERRIDES:%=--override=%) --evaluate_every=4000 --threads=1 --workers=1 --run_dir=$(@D)
-EVALUATE_IN_DRAWER = $(BIN)/python -m cog_agents.evaluate_main --run_dir=$(@D) --workers=2 \
-  --episodes=$(DRAWER_EPISODES) --environment
-
-# The bottle's condition is the last to be learned, as the success while training shows.
-$(DRAWER_DIR)/cog_blocked_2/trained: DRAWER_STEPS := $(DRAWER_STEPS_BLOCKED_2)
-
-drawer: $(DRAWER_EVALUATED)
-	@$(BIN)/python -m cog_agents.report_main --root_dir=$(DRAWER_DIR) --out=$(DRAWER_DIR)/report.html
-
-$(DRAWER_BUILT): $(DRAWER_DATA_DIR)/%.built: | $(INSTALLED)
-	$(BIN)/tfds build cog_drawer_prior/$* --imports=cog_datasets.register \
-	  --data_dir=$(DRAWER_DATA_DIR)
-	@touch $@
-
-$(DRAWER_TASK): | $(INSTALLED)
-	$(BIN)/tfds build cog_drawer_task --imports=cog_datasets.register --data_dir=$(DRAWER_DATA_DIR)
-	@touch $@
-
-$(DRAWER_TRAINED): $(DRAWER_DIR)/cog_%/trained: \
-    $(DRAWER_DATA_DIR)/%.built $(DRAWER_TASK)
-	$(TRAIN_ON_DRAWER) --method=cog --prior=cog_drawer_prior/$* --environment=drawer_$*
-	@touch $@
-
-$(DRAWER_NO_PRIOR): $(DRAWER_TASK)
-	$(TRAIN_ON_DRAWER) --method=no_prior --environment=drawer_open
-	@touch $@
-
-$(DRAWER_COG:%=$(DRAWER_DIR)/%/evaluated): \
-    $(DRAWER_DIR)/cog_%/evaluated: $(DRAWER_DIR)/cog_%/trained
-	$(EVALUATE_IN_DRAWER)=drawer_$*
-	$(EVALUATE_IN_DRAWER)=drawer_open
-	@touch $@
-
-$(DRAWER_DIR)/no_prior/evaluated: $(DRAWER_NO_PRIOR)
-	$(EVALUATE_IN_DRAWER)=drawer_open
-	$(foreach condition,$(DRAWER_CONDITIONS),$(EVALUATE_IN_DRAWER)=drawer_$(condition) && ) true
-	@touch $@
+table: $(INSTALLED)
+	@$(REPRODUCE) --table=1
 
 # ---- upkeep ----
 

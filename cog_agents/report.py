@@ -278,9 +278,14 @@ def _pooled(rows, observation: str, environment: str, method: str):
   cell = [row for row in rows if (row["observation"], row["environment"], row["method"]) == key]
   if not cell:
     return None
-  trials = sum(row["episodes"] for row in cell)
-  successes = round(sum(row["success_rate"] * row["episodes"] for row in cell))
-  return successes / trials, statistics.wilson_interval(successes, trials), trials, len(cell)
+  return *pooled_rate(cell), sum(row["episodes"] for row in cell), len(cell)
+
+
+def pooled_rate(rows: Sequence[dict[str, Any]]) -> tuple[float, tuple[float, float]]:
+  """Success rate over the trials of all entries, and its 95 % interval."""
+  trials = sum(row["episodes"] for row in rows)
+  successes = round(sum(row["success_rate"] * row["episodes"] for row in rows))
+  return successes / trials, statistics.wilson_interval(successes, trials)
 
 
 def _paper(environment: str, method: str) -> float | None:

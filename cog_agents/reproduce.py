@@ -312,13 +312,37 @@ def results(runs: Sequence[grid.Run], place: Place) -> list[dict[str, Any]]:
     if now.diverged:
       about = {"method": run.method, "observation": run.observation, "seed": run.seed}
       found += [
-        {"environment": name, **about, "steps": now.step, "diverged": now.diverged, **shared}
+        {
+          "environment": name,
+          **about,
+          "steps": now.step,
+          "diverged": now.diverged,
+          "run_dir": str(folder),
+          **shared,
+        }
         for name in run.environments
       ]
     else:
       shared["converged"] = converged(train.read_metrics(folder))
       found += [{**entry, **shared} for entry in report.entries([report.load_run(folder)])]
   return found
+
+
+def ablation_table(entries: Sequence[dict[str, Any]]) -> str:
+  """Returns the results of the ablations as text: success over all seeds, and of each."""
+  by_name: dict[str, list[dict[str, Any]]] = {}
+  for entry in entries:
+    by_name.setdefault(pathlib.Path(entry["run_dir"]).parent.name, []).append(entry)
+  lines = []
+  for name, found in by_name.items():
+    evaluated = [entry for entry in found if "diverged" not in entry]
+    text = f"{len(found) - len(evaluated)} of {len(found)} seeds diverged"
+    if evaluated:
+      rate, (low, high) = report.pooled_rate(evaluated)
+      seeds = ", ".join(f"{entry['success_rate']:.2f}" for entry in evaluated)
+      text = f"{rate:.2f} [{low:.2f}, {high:.2f}]   seeds: {seeds}; {text}"
+    lines.append(f"{grid.ABLATION_TABLE[name].title:<44}{text}")
+  return "\n".join(lines)
 
 
 def _commit() -> str | None:

@@ -18,8 +18,8 @@ def _parser() -> argparse.ArgumentParser:
     prog="python -m cog_agents.reproduce_main",
     description="Plans the runs of a table, says what is done and how long the rest takes, builds "
     "missing datasets, trains each run until success on monitoring episodes has stopped growing, "
-    "and evaluates it on episodes that nothing else sees. Writes results.json and report.html into "
-    "the root folder. Ctrl-C, or worse: the same command goes on.",
+    "and evaluates it on episodes that nothing else sees. Writes results.json, and for Table 1 "
+    "report.html, into the root folder. Ctrl-C, or worse: the same command goes on.",
   )
   parser.add_argument(
     "--table", metavar="NAME", default=grid.TABLE_1, choices=(grid.TABLE_1, grid.ABLATIONS),
@@ -131,9 +131,12 @@ def main(argv: list[str] | None = None) -> int:
     return 1
   if args.run:
     return 0
-  evaluate.write_json(place.root / "results.json", reproduce.results(runs, place))
-  rows = report.write(place.root, place.root / "report.html")
-  print(report.table(rows))
+  results = reproduce.results(runs, place)
+  evaluate.write_json(place.root / "results.json", results)
+  if args.table == grid.ABLATIONS:
+    print(reproduce.ablation_table(results))
+  else:
+    print(report.table(report.write(place.root, place.root / "report.html")))
   return 0
 
 
