@@ -26,11 +26,13 @@ class Rows:
   They are read with pread: pages of a mapped file would count as memory of this process.
 
   Attributes:
+    paths: of the columns.
     shape, dtype: as of one array.
   """
 
   def __init__(self, paths: Sequence[pathlib.Path]):
     columns = [np.load(path, mmap_mode="r") for path in paths]
+    self.paths = tuple(paths)
     self.dtype = columns[0].dtype
     self.shape = (sum(map(len, columns)), *columns[0].shape[1:])
     for path, column in zip(paths, columns, strict=True):
