@@ -150,8 +150,11 @@ CATALOG = (
     scripts=(("place", 1.0),),
     num_episodes=5_000,
     label="sparse:place_in_tray",
-    version="1.0.0",
-    release_notes={"1.0.0": "Initial release."},
+    version="1.1.0",
+    release_notes={
+      "1.0.0": "Initial release.",
+      "1.1.0": "The gripper's hold on the object is shaken before an episode starts.",
+    },
     description="Placing a held object in the tray, with the task's sparse reward.",
   ),
   # Paper, section 6.1: 1.5M transitions of opening, closing, grasping and placing, unlabelled, that

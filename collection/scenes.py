@@ -33,6 +33,8 @@ GRASP_GAIN = 15.0  # action per metre of distance
 GRASP_WITHIN = 0.004  # metres
 GRASP_MAX_ACTIONS = 25
 HELD_MAX_OPENING = 0.85  # a wider object is jammed between the open fingers and cannot be let go
+SHAKE = (-0.7, 0.7, -0.7)  # action: translation that a grasp has to stand, there and back
+SHAKE_ACTIONS = 2  # of them in each direction
 GRASP_ATTEMPTS = 50
 
 CAMERA_TARGET = (0.6, 0.2, -0.28)  # metres
@@ -265,7 +267,7 @@ class TrayScene(Scene):
     self._settle()
 
   def _grasp_object(self, generator: np.random.Generator) -> bool:
-    """Grasps the object and returns to neutral; whether the object came along."""
+    """Grasps the object, shakes it and returns to neutral; whether the object came along."""
     aside = generator.uniform(-GRASP_ASIDE, GRASP_ASIDE, 2)
     target = self.position() + (*aside, generator.uniform(*GRASP_ABOVE_OBJECT))
     target = np.maximum(target, specs.WORKSPACE_LOW)
@@ -277,6 +279,11 @@ class TrayScene(Scene):
       action[specs.TRANSLATION] = np.clip(GRASP_GAIN * distance, -1, 1)
       self.arm.apply(action)
     self.arm.toggle_gripper()
+    self.arm.move_to_neutral()
+    for direction in (1, -1):  # what is held by its edge slips out as soon as the arm moves
+      action[specs.TRANSLATION] = direction * np.array(SHAKE)
+      for _ in range(SHAKE_ACTIONS):
+        self.arm.apply(action)
     for _ in range(2):  # the second move stops the arm there
       self.arm.move_to_neutral()
     return self.holds() and self.arm.gripper_opening() < HELD_MAX_OPENING

@@ -82,7 +82,7 @@ def _publish(folder: pathlib.Path, repository: _Repository) -> None:
 def test_what_goes_up_is_a_data_directory_with_a_card_at_its_root(task, tmp_path):
   repository = _Repository(tmp_path)
   _publish(task, repository)
-  prefix = "cog_pickplace_task/tiny/1.0.0"
+  prefix = "cog_pickplace_task/tiny/1.1.0"
   expected = {f"{prefix}/{path.name}": path.read_bytes() for path in task.iterdir()}
   assert repository.files == {**expected, "README.md": (task / "README.md").read_bytes()}
   assert f"{prefix}/{manifest.FILENAME}" in repository.commits[-1]
@@ -133,7 +133,7 @@ def test_without_a_token_it_says_what_would_go_up(task, monkeypatch, capfd):
   out = capfd.readouterr().out
   for name, described in manifest.read(epath.Path(task)).items():
     assert (
-      f"{described['bytes']:,}  hf://datasets/me/cog/cog_pickplace_task/tiny/1.0.0/{name}" in out
+      f"{described['bytes']:,}  hf://datasets/me/cog/cog_pickplace_task/tiny/1.1.0/{name}" in out
     )
   assert "Nothing did: there is no token" in out
 

@@ -22,7 +22,7 @@ from tests.pipelines import datasets
 NAMES = ("cog_pickplace_task", "cog_drawer_prior")
 ENVIRONMENTS = {"cog_pickplace_task": "cog/PlaceInTrayHeld-v0",
                 "cog_drawer_prior": "cog/DrawerClosed-v0"}  # fmt: skip
-IDS = {"cog_pickplace_task": "cog_pickplace_task/tiny/train-v10000",
+IDS = {"cog_pickplace_task": "cog_pickplace_task/tiny/train-v10100",
        "cog_drawer_prior": "cog_drawer_prior/tiny/train-v10100"}  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def test_a_relabelled_dataset_keeps_its_lineage_and_other_splits_have_other_ids(
   monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
   dataset = minari.load_dataset("zeroed/validation-v21003")
   lineage = dataset.storage.metadata["source"]["metadata"]["lineage"]
-  assert lineage["source"] == "cog_pickplace_task/tiny/1.0.0"
+  assert lineage["source"] == "cog_pickplace_task/tiny/1.1.0"
   (episode,) = dataset.iterate_episodes()
   (recorded,) = _episodes(data_dir, "cog_pickplace_task", "validation")
   np.testing.assert_array_equal(episode.actions, recorded[rlds.STEPS][rlds.ACTION][:-1])
@@ -218,7 +218,7 @@ def test_an_interrupted_export_leaves_nothing_and_starts_again(
     with pytest.raises(KeyboardInterrupt):
       _export("cog_pickplace_task/tiny", data_dir, tmp_path)
   (killed,) = tmp_path.iterdir()  # and nothing else
-  killed.rename(tmp_path / ".unfinished_cog_pickplace_task.tiny.train-v10000")
+  killed.rename(tmp_path / ".unfinished_cog_pickplace_task.tiny.train-v10100")
   assert _export("cog_pickplace_task/tiny", data_dir, tmp_path) == 0
   assert {path.name for path in tmp_path.iterdir()} == {"cog_pickplace_task"}
   dataset = minari.load_dataset(IDS["cog_pickplace_task"])
@@ -234,7 +234,7 @@ def test_the_folder_may_be_relative(data_dir, tmp_path, monkeypatch):
   flags = ("--split=validation",)
   assert _export("cog_pickplace_task/tiny", data_dir, pathlib.Path("minari"), *flags) == 0
   monkeypatch.setenv("MINARI_DATASETS_PATH", "minari")
-  assert len(minari.load_dataset("cog_pickplace_task/tiny/validation-v10000")) == 1
+  assert len(minari.load_dataset("cog_pickplace_task/tiny/validation-v10100")) == 1
 
 
 def test_an_existing_target_is_refused_and_left_alone(data_dir, root, capfd):
@@ -267,7 +267,7 @@ def test_an_unknown_format_or_split_is_named_with_the_known_ones(
 def test_an_unknown_dataset_is_named_with_the_known_ones(source, data_dir, tmp_path, capfd):
   with pytest.raises(SystemExit):
     _export(source, data_dir, tmp_path)
-  known = "cog_drawer_prior/tiny:1.1.0, cog_pickplace_task/tiny:1.0.0"
+  known = "cog_drawer_prior/tiny:1.1.0, cog_pickplace_task/tiny:1.1.0"
   message = capfd.readouterr().err
   assert repr(source) in message
   assert f"datasets there: {known}" in message

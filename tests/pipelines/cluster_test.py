@@ -27,7 +27,7 @@ from pipelines import (
 from tests.pipelines import datasets
 
 NAME = "cog_pickplace_task"
-DATASET = pathlib.Path(NAME, "tiny", "1.0.0")
+DATASET = pathlib.Path(NAME, "tiny", "1.1.0")
 SIZE = cluster.Size(machines=2, workers=1)
 SECONDS = 120  # for a build to do something
 _RUNNERS = {"prism": cluster.find_prism, "flink": cluster.find_flink}

@@ -46,7 +46,7 @@ def test_the_card_is_one_for_hubs(folder):
   card = huggingface_hub.DatasetCard.load(folder / "README.md")
   assert card.data.license == "apache-2.0"
   assert card.data.size_categories == ["n<1K"]
-  assert card.data.pretty_name == "cog_pickplace_task/tiny/1.0.0"
+  assert card.data.pretty_name == "cog_pickplace_task/tiny/1.1.0"
   statistics = json.loads((folder / "statistics.json").read_text())
   mean = statistics["splits"]["train"]["fields"]["action"]["mean"][0]
   assert f"| `action` | x | {mean:.3g} |" in card.text
@@ -61,7 +61,7 @@ def test_the_card_of_a_relabelled_dataset_says_where_it_comes_from(folder, tmp_p
   assert relabel_main.main([f"--source={folder}", *arguments]) == 0
   assert statistics_main.main(["relabelled", f"--data_dir={tmp_path}"]) == 0
   text = (tmp_path / "relabelled" / "1.0.0" / "README.md").read_text()
-  assert "'source': 'cog_pickplace_task/tiny/1.0.0'" in text
+  assert "'source': 'cog_pickplace_task/tiny/1.1.0'" in text
 
 
 def test_the_croissant_file_is_valid_and_has_the_checksums(folder):
