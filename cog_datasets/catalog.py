@@ -138,8 +138,11 @@ CATALOG = (
     scripts=(("grasp", 0.8), ("pick_and_place_outside", 0.1), ("random", 0.1)),
     num_episodes=10_000,
     label="zero",
-    version="1.0.0",
-    release_notes={"1.0.0": "Initial release."},
+    version="1.1.0",
+    release_notes={
+      "1.0.0": "Initial release.",
+      "1.1.0": "Every object fits between the open fingers, however it lies.",
+    },
     description="Grasp attempts and irrelevant behaviour beside a tray, without rewards.",
   ),
   # Paper, section 6.1: 5K placing attempts that start with the object in the gripper, labelled.
@@ -153,7 +156,8 @@ CATALOG = (
     version="1.1.0",
     release_notes={
       "1.0.0": "Initial release.",
-      "1.1.0": "The gripper's hold on the object is shaken before an episode starts.",
+      "1.1.0": "Every object fits between the open fingers, however it lies; the gripper's hold on"
+      " it is shaken before an episode starts.",
     },
     description="Placing a held object in the tray, with the task's sparse reward.",
   ),

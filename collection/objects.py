@@ -26,20 +26,20 @@ class ObjectKind:
   file: str = ""
 
 
-# Each is at most 36 mm across its narrow side: the open gripper leaves 50 mm.
+# The open gripper leaves 50 mm, and no script turns it: each fits between the fingers at any yaw.
 OBJECT_KINDS = {
   "cube": ObjectKind("box", (0.026, 0.026, 0.026), (0.034, 0.034, 0.034)),
-  "brick": ObjectKind("box", (0.022, 0.036, 0.024), (0.030, 0.044, 0.030)),
+  "brick": ObjectKind("box", (0.020, 0.030, 0.022), (0.028, 0.036, 0.030)),
   "tower": ObjectKind("box", (0.024, 0.024, 0.036), (0.030, 0.030, 0.044)),
   "can": ObjectKind("cylinder", (0.012, 0.028), (0.016, 0.040)),
   "puck": ObjectKind("cylinder", (0.015, 0.022), (0.018, 0.026)),
   "ball": ObjectKind("sphere", (0.014,), (0.017,)),
   "pill": ObjectKind("capsule", (0.012, 0.014), (0.015, 0.022)),
-  "file_cube": ObjectKind("file", (0.54,), (0.66,), "cube_small.urdf"),
+  "file_cube": ObjectKind("file", (0.52,), (0.62,), "cube_small.urdf"),
   "file_ball": ObjectKind("file", (0.48,), (0.56,), "sphere_small.urdf"),
   "lego": ObjectKind("file", (0.85,), (1.0,), "lego/lego.urdf"),
-  "procedural_009": ObjectKind("file", (0.55,), (0.70,), "random_urdfs/009/009.urdf"),
-  "procedural_008": ObjectKind("file", (0.28,), (0.34,), "random_urdfs/008/008.urdf"),
+  "procedural_009": ObjectKind("file", (0.34,), (0.40,), "random_urdfs/009/009.urdf"),
+  "procedural_008": ObjectKind("file", (0.21,), (0.25,), "random_urdfs/008/008.urdf"),
 }
 
 

@@ -33,6 +33,23 @@ def test_every_object_rests_on_the_table_or_in_the_gripper(scene, kind, held, mo
     assert np.linalg.norm(scene.position() - before) < 0.002, "does not creep"
 
 
+@pytest.mark.parametrize("kind", objects.OBJECT_KINDS)
+@pytest.mark.parametrize("yaw", [0.0, 0.4, 0.8, 1.2])
+def test_the_gripper_closes_on_every_object_however_it_lies(scene, kind, yaw, monkeypatch):
+  monkeypatch.setattr(objects, "OBJECT_KINDS", {kind: objects.OBJECT_KINDS[kind]})
+  put = scene._put_on_table
+  monkeypatch.setattr(scene, "_put_on_table", lambda name, xy, _: put(name, xy, yaw))
+  for seed in range(3):
+    scene.reset(np.random.default_rng(seed), held=False)
+    for _ in range(25):
+      action = np.zeros(8)
+      distance = scene.position() + (0, 0, 0.02) - scene.arm.end_effector_pose()[0]
+      action[:3] = np.clip(15 * distance, -1, 1)
+      scene.arm.apply(action)
+    scene.arm.toggle_gripper()
+    assert scene.arm.gripper_opening() < 0.95
+
+
 def test_places_shapes_and_colours_vary_with_the_seed(scene):
   places, images = [], []
   for seed in range(8):
