@@ -28,12 +28,12 @@ COLOURS: Mapping[str, str] = {
   "sac": "#6b7686",
 }
 # Lines of a panel differ without colour, too: one (marker, dashes) for each.
-_STYLES: Mapping[str, tuple[str, str]] = {
+_STYLES: Mapping[str, tuple[str, str | tuple]] = {
   "cog": ("o", "-"),
-  "no-prior": ("s", "--"),
+  "no-prior": ("s", (0, (3, 1.5))),
   "bc-init": ("D", "-."),
-  "bc": ("^", "-"),
-  "bc-oracle": ("v", "--"),
+  "bc": ("^", (0, (7, 1.5))),
+  "bc-oracle": ("v", (0, (1.5, 1))),
   "sac": ("P", ":"),
 }
 _PANEL_SIZE = (4.8, 3.4)  # inches
@@ -150,8 +150,8 @@ def _draw(figure, axes: matplotlib.axes.Axes, panel: Panel) -> None:
     if line.band is not None:
       axes.fill_between(line.x, *line.band, color=colour, alpha=0.18, linewidth=0)
     axes.plot(
-      line.x, line.y, dashes, color=colour, label=line.label, linewidth=1.6, markersize=4,
-      marker=marker if len(line.x) <= _MAX_MARKED_POINTS else None,
+      line.x, line.y, linestyle=dashes, color=colour, label=line.label, linewidth=1.6,
+      marker=marker if len(line.x) <= _MAX_MARKED_POINTS else None, markersize=4,
     )  # fmt: skip
     for end in line.ends:
       axes.plot(*end, "x", color=colour, markersize=9, markeredgewidth=2)

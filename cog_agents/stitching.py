@@ -20,7 +20,7 @@ import tqdm
 from cog_agents import config as config_lib
 from cog_agents import cql, evaluate, experience, experiments
 
-# Sizes of the samples, with which 1.8M transitions of 44 dimensions take less than a minute on a
+# Sizes of the samples, with which 1.8M transitions of 37 dimensions take less than a minute on a
 # core. A share of this many episodes is right to about 0.04.
 REFERENCE_STATES = 20_000  # of a reference, and as many of its yardstick
 SAMPLED_EPISODES = 500  # of the task, and of each prior dataset
@@ -106,7 +106,7 @@ class Reference:
     return self._nearest(states) / self._near
 
   def _nearest(self, states: np.ndarray) -> np.ndarray:
-    # By products of matrices, which take as long in 44 dimensions as in 14; a k-d tree does not.
+    # By products of matrices, which take as long in 37 dimensions as in 14; a k-d tree does not.
     nearest = []
     for start in range(0, len(states), _BLOCK):
       block = states[start : start + _BLOCK]
