@@ -194,6 +194,15 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     """The policy to deploy: the mode of the squashed Gaussian."""
     return self._greedy_policy
 
+  def values(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Q(s, pi(s)) of the smaller critic, pi being `policy`; observations (B, ...) -> (B,)."""
+    time_step = ts.restart(
+      tf.nest.map_structure(tf.constant, observation), len(next(iter(observation.values())))
+    )
+    action = self.policy.action(time_step).action
+    values = [critic((time_step.observation, action))[0] for critic in self._critics]
+    return tf.minimum(*values).numpy()
+
   @property
   def _critics(self) -> tuple[networks.QNetwork, networks.QNetwork]:
     return self._critic_network_1, self._critic_network_2

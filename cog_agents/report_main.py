@@ -11,9 +11,11 @@ import sys
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m cog_agents.report_main",
-    description="Collects every run of train_main that evaluate_main has evaluated, prints the "
-    "success rates beside the paper's, and writes a page that needs no other file (table, learning "
-    "curves, film strip, video), with report.json beside it.",
+    description="Collects what train_main, evaluate_main, finetune_main and stitching_main left in "
+    "or below a folder, prints the success rates beside the paper's, and writes a page that needs "
+    "no other file: Table 1 with intervals, learning curves, fine-tuning, videos, the data and "
+    "whether they connect. Beside it: report.json, and the figures as NAME_learning_curves.png, "
+    "NAME_finetuning.png and NAME_stitching.png.",
   )
   parser.add_argument("--root_dir", required=True, help="folder with runs in or below it")
   parser.add_argument(
@@ -27,14 +29,14 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(argv)
   out = args.out or pathlib.Path(args.root_dir) / "report.html"
 
-  from cog_agents import report
+  from cog_agents import report, report_data
 
   try:
-    rows = report.write(args.root_dir, out)
-  except report.ReportError as error:
+    contents, written = report.write(args.root_dir, out)
+  except report_data.ReportError as error:
     parser.error(str(error))
-  print(report.table(rows))
-  print(f"\nWrote {out} and {out.with_name('report.json')}.")
+  print(report.table(contents))
+  print(f"\nWrote {', '.join(map(str, written))}.")
   return 0
 
 

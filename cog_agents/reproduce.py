@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from cog_agents import evaluate, experience, grid, mains, report, train
+from cog_agents import evaluate, experience, grid, mains, report, report_data, train
+from collection import statistics
 
 # A run has converged when the mean success on monitoring episodes in its last quarter is at most
 # this much above that of the quarter before; else it trains half as long again, and so on.
@@ -324,7 +325,7 @@ def results(runs: Sequence[grid.Run], place: Place) -> list[dict[str, Any]]:
       ]
     else:
       shared["converged"] = converged(train.read_metrics(folder))
-      found += [{**entry, **shared} for entry in report.entries([report.load_run(folder)])]
+      found += [{**entry, **shared} for entry in report.entries(report_data.load(folder))]
   return found
 
 
@@ -336,9 +337,11 @@ def ablation_table(entries: Sequence[dict[str, Any]]) -> str:
   lines = []
   for name, found in by_name.items():
     evaluated = [entry for entry in found if "diverged" not in entry]
+    episodes = sum(entry["episodes"] for entry in evaluated)
     text = f"{len(found) - len(evaluated)} of {len(found)} seeds diverged"
     if evaluated:
-      rate, (low, high) = report.pooled_rate(evaluated)
+      rate = report_data.pooled_rate(evaluated)
+      low, high = statistics.wilson_interval(round(rate * episodes), episodes)
       seeds = ", ".join(f"{entry['success_rate']:.2f}" for entry in evaluated)
       text = f"{rate:.2f} [{low:.2f}, {high:.2f}]   seeds: {seeds}; {text}"
     lines.append(f"{grid.ABLATION_TABLE[name].title:<44}{text}")

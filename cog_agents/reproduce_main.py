@@ -136,7 +136,8 @@ def main(argv: list[str] | None = None) -> int:
   if args.table == grid.ABLATIONS:
     print(reproduce.ablation_table(results))
   else:
-    print(report.table(report.write(place.root, place.root / "report.html")))
+    contents, _ = report.write(place.root, place.root / "report.html")
+    print(report.table(contents))
   return 0
 
 

@@ -8,12 +8,24 @@ import imageio
 import pytest
 
 from cog_agents import config as config_lib
-from cog_agents import evaluate_main, experiments, mains, report_main, train_main
+from cog_agents import (
+  evaluate_main,
+  experiments,
+  mains,
+  report_main,
+  stitching_main,
+  train_main,
+)
 from collection import registry
 from tests import fakes
 
 ROOT = pathlib.Path(__file__).parents[2]
-MAINS = {"train_main": train_main, "evaluate_main": evaluate_main, "report_main": report_main}
+MAINS = {
+  "train_main": train_main,
+  "evaluate_main": evaluate_main,
+  "report_main": report_main,
+  "stitching_main": stitching_main,
+}
 TRAIN = ["--task=task", "--prior=prior", "--environment=place_in_tray"]
 
 

@@ -1,12 +1,15 @@
+"""Tests of what a report contains; report_page_test.py opens it in a browser."""
+
+import html
 import itertools
 import json
 import re
 
 import imageio
-import numpy as np
 import pytest
 
-from cog_agents import experiments, report
+from cog_agents import experiments, report, report_data, report_page
+from tests.cog_agents import runs
 
 FIELDS = {
   "environment", "method", "observation", "seed", "steps", "episodes", "success_rate", "interval",
@@ -14,41 +17,44 @@ FIELDS = {
 }  # fmt: skip
 
 
-def write_run(path, method, environment, successes, seed=0, observation="state", filmed=False):
-  """Writes the files of a run that has been evaluated over 100 episodes."""
-  (path / "evaluations").mkdir(parents=True)
-  config = {"method": method, "environment": environment, "observation": observation, "seed": seed}
-  (path / "config.json").write_text(json.dumps({**config, "steps": 20}))
-  rows = [{"step": 10, "success_rate": 0.1, "q_data": 1.0}, {"step": 20, "success_rate": 0.2}]
-  (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-  evaluation = {
-    **config,
-    "steps": 20,
-    "episodes": 100,
-    "success_rate": successes / 100,
-    "interval": [0.1, 0.9],
-    "success_at_end_rate": 0.0,
-    "trials": [],
-  }
-  (path / "evaluations" / f"{environment}.json").write_text(json.dumps(evaluation))
-  if filmed:
-    (path / "videos").mkdir()
-    (path / "videos" / f"{environment}.mp4").write_bytes(b"an mp4")
-    imageio.imwrite(path / "videos" / f"{environment}.png", np.zeros((8, 16, 3), np.uint8))
+@pytest.fixture
+def root(tmp_path):
+  root = tmp_path / "runs"
+  runs.write_run(root / "cog_0", "cog", "place_in_tray", 90, seed=0, filmed=True)
+  runs.write_run(root / "cog_1", "cog", "place_in_tray", 70, seed=1, monitored=(0.3, 0.6))
+  runs.write_run(root / "deep" / "bc", "bc", "place_in_tray", 2, greedy_successes=1)
+  runs.write_run(root / "image", "cog", "place_in_tray", 10, observation="image")
+  return root
 
 
 @pytest.fixture
-def root(tmp_path):
-  write_run(tmp_path / "cog_0", "cog", "place_in_tray", 90, seed=0, filmed=True)
-  write_run(tmp_path / "cog_1", "cog", "place_in_tray", 70, seed=1)
-  write_run(tmp_path / "deep" / "bc", "bc", "place_in_tray", 2)
-  write_run(tmp_path / "image", "cog", "place_in_tray", 10, observation="image")
-  return tmp_path
+def write(root, tmp_path):
+  """Writes the report of `root` and returns its page."""
+
+  def write():
+    report.write(root, tmp_path / "out" / "page.html")
+    return (tmp_path / "out" / "page.html").read_text()
+
+  return write
 
 
-def test_report_json_has_one_entry_of_the_schema_for_each_evaluation(root, tmp_path):
-  rows = report.write(root, tmp_path / "out" / "report.html")
-  assert json.loads((tmp_path / "out" / "report.json").read_text()) == rows
+def section(page, name):
+  found = re.search(rf'<section id="{name}">(.*?)</section>', page, re.DOTALL)
+  return html.unescape(found[1]) if found else ""
+
+
+def cell(page, method):
+  """Text of the only row of Table 1 from state observations, in the column of a method."""
+  table = section(page, "table").split("simulator’s state")[1]
+  columns = re.findall(r'<th scope="col">(.*?)</th>', table)
+  cells = re.findall(r"<td>(?=<span)(.*?)</td>", table, re.DOTALL)
+  text = dict(zip(columns, cells, strict=True))[experiments.METHODS[method].title]
+  return " ".join(re.sub("<[^>]*>", " ", text).split())
+
+
+def test_report_json_has_one_entry_of_the_schema_for_each_evaluation(root, write, tmp_path):
+  write()
+  rows = json.loads((tmp_path / "out" / "report.json").read_text())
   assert len(rows) == 4
   assert all(row.keys() == FIELDS for row in rows)
   by_run = {row["run_dir"]: row for row in rows}
@@ -66,50 +72,193 @@ def test_report_json_has_one_entry_of_the_schema_for_each_evaluation(root, tmp_p
   }
 
 
-def test_the_page_needs_no_other_file(root, tmp_path):
-  report.write(root, tmp_path / "report.html")
-  page = (tmp_path / "report.html").read_text()
+def test_the_page_needs_no_other_file(write):
+  page = write()
   sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
   links = [source for source in sources if not source.startswith(("data:", "#"))]
   assert not links
-  assert "data:video/mp4;base64,YW4gbXA0" in page
-  assert "data:image/png;base64," in page
-  assert page.count("<svg") == 2  # curves of state and of image runs
+  assert "url(" not in re.sub(r"url\(#\w+\)", "", page)
   assert not re.search(r"\$\w", page)
 
 
-def test_the_table_pools_seeds_and_shows_the_papers_figures(root):
-  text = report.table(report.entries(report.load_runs(root)))
-  ours, paper = (line for line in text.splitlines()[1:3])
-  # 160 of 200: Wilson's interval by hand is [0.739, 0.850]
-  assert re.search(r"place_in_tray, state +ours +0\.80 \[0\.74, 0\.85\] +0\.02 \[", ours)
-  assert re.search(r"paper +0\.96 +0\.02", paper)
+def test_sections_without_content_are_left_out(write):
+  page = write()
+  links = re.findall('<a href="#(.*?)"', page)
+  assert links == re.findall('<section id="(.*?)"', page)
+  assert links == ["table", "curves", "videos", "data", "runs"]
+
+
+def test_sections_have_the_order_of_the_issue(root, write):
+  runs.write_fine_tuning(root / "cog_0", "place_in_tray", [0.8, 0.95])
+  runs.write_stitching(root / "stitching")
+  sections = re.findall('<section id="(.*?)"', write())
+  assert sections == ["table", "curves", "finetuning", "videos", "data", "stitching", "runs"]
+
+
+# 160 of 200 episodes: Wilson's interval by hand is [0.739, 0.850], and the paper has 0.96.
+def test_a_cell_pools_its_seeds_and_stands_beside_the_papers_figure(write):
+  text = cell(write(), "cog")
+  assert text.startswith("0.80 [0.74, 0.85] paper 0.96 ▲ above 2 seeds")
+  assert "seed 0: 0.90 of 100" in text and "seed 1: 0.70 of 100" in text
+
+
+# 2 of 100: [0.006, 0.070] by hand; the paper has 0.02.
+def test_a_cloned_policy_has_its_greedy_rate_beside_the_stochastic_one(write):
+  assert cell(write(), "bc").startswith("0.02 [0.01, 0.07] paper 0.02 ● within greedy 0.01 1 seed")
+
+
+def test_a_figure_of_the_paper_may_lie_below_ours(root, write):
+  runs.write_run(root / "no_prior", "no_prior", "place_in_tray", 40)
+  assert "paper 0.00 ▼ below" in cell(write(), "no_prior")
+
+
+@pytest.mark.parametrize(
+  ("figure", "place"),
+  [(0.96, "above"), (0.86, "above"), (0.85, "within"), (0.74, "within"), (0.73, "below")],
+)
+def test_a_figure_of_two_decimals_is_compared_as_what_rounds_to_it(figure, place):
+  assert report_data.standing(figure, (0.739, 0.8501)) == place
+
+
+def test_a_run_that_diverged_is_shown_with_its_step(root, write):
+  runs.write_run(root / "sac_0", "sac", "place_in_tray", diverged_at=1250)
+  page = write()
+  text = cell(page, "sac")
+  assert text.startswith("diverged at step 1,250 paper: diverged")
+  assert "critic_loss: &lt;NaN&gt;" in page and "<NaN>" not in page
+  assert "diverged" in report.table(report_data.load(root))
+
+
+def test_a_method_of_which_some_seeds_diverged_shows_both(root, write):
+  runs.write_run(root / "sac_0", "sac", "place_in_tray", 3)
+  runs.write_run(root / "sac_1", "sac", "place_in_tray", seed=1, diverged_at=50)
+  text = cell(write(), "sac")
+  assert text.startswith("0.03 ") and "1 run diverged at step 50" in text and "2 seeds" in text
+
+
+def test_runs_that_only_diverged_make_a_report(tmp_path):
+  runs.write_run(tmp_path / "sac", "sac", "place_in_tray", diverged_at=50)
+  report.write(tmp_path, tmp_path / "report.html")
+  assert json.loads((tmp_path / "report.json").read_text()) == []
+
+
+def test_learning_curves_have_a_panel_for_each_condition_and_a_line_for_each_method(root, write):
+  runs.write_run(root / "held", "cog", "place_in_tray_held", 99)
+  shown = section(write(), "curves").split("<details>")[0]
+  assert shown.count("<svg") == 3  # image; state: two conditions
+  assert "COG (2 seeds)" in shown and "BC all (1 seed)" in shown
+
+
+def test_a_line_is_the_mean_over_seeds_and_its_band_their_range(root):
+  panels = report_page.learning_panels(report_data.load(root))
+  (line,) = (line for line in panels[1].lines if line.label == "COG (2 seeds)")
+  assert line.x.tolist() == [10, 20]
+  assert line.y == pytest.approx([0.2, 0.4])  # of 0.1, 0.2 and 0.3, 0.6
+  assert line.band[0].tolist() == [0.1, 0.2] and line.band[1].tolist() == [0.3, 0.6]
+
+
+def test_figures_use_the_colours_of_the_page(write):
+  page = write()
+  assert "var(--cog)" in section(page, "curves")
+  assert not re.search("stroke: #[0-9a-f]", section(page, "curves"))
+
+
+def test_fine_tunings_have_a_section_of_their_own_and_no_place_in_table_1(root, write, tmp_path):
+  before = write()
+  rows = json.loads((tmp_path / "out" / "report.json").read_text())
+  runs.write_fine_tuning(root / "cog_0", "drawer_closed", [0.5, 0.92, 0.88], successes=93)
+  runs.write_fine_tuning(root / "deep" / "bc", "drawer_closed", [0.0, 0.1, 0.3])
+  page = write()
+  assert json.loads((tmp_path / "out" / "report.json").read_text()) == rows
+  assert section(page, "table") == section(before, "table")
+  shown = section(page, "finetuning")
+  assert shown.count("<svg") == 1
+  assert "COG (1 seed)" in shown and "BC + SAC (1 seed)" in shown
+  assert "COG, seed 0: at least 0.90 first after 200 new episodes; afterwards 0.93" in shown
+  assert "BC + SAC, seed 0: at least 0.90 never" in shown
+
+
+def test_the_best_run_of_a_condition_is_filmed(root, write):
+  runs.write_run(root / "cog_2", "cog", "place_in_tray", 95, seed=2, filmed=True)
+  shown = section(write(), "videos")
+  assert shown.count("<video") == 1
+  assert "seed 2, which succeeds in 0.95 of 100 episodes" in shown
+
+
+def test_data_are_shown_by_what_was_drawn(root, write):
+  runs.write_stitching(root / "stitching")
+  shown = section(write(), "data")
+  assert "BC all, COG" in shown
+  assert re.search(rf"{runs.PRIOR}</td>.*?75 %.*?12,345</td>", shown)
+  assert re.search(rf"{runs.TASK}</td>.*?25 %.*?150</td>", shown)
+
+
+def test_a_stitching_analysis_is_enough_for_a_report(tmp_path):
+  runs.write_stitching(tmp_path / "runs", verdict="weakly connected", prior="<i>prior</i>")
+  report.write(tmp_path / "runs", tmp_path / "report.html")
+  page = (tmp_path / "report.html").read_text()
+  assert '<span class="verdict weakly">weakly connected</span>' in page
+  assert "<i>prior" not in page and "&lt;i&gt;prior&lt;/i&gt;" in page
+  assert section(page, "stitching").count("<svg") == 2
+  assert report.table(report_data.load(tmp_path / "runs")) == "No run has been evaluated."
+
+
+def test_values_that_an_agent_has_learned_are_a_panel(root, write):
+  values = {"prior_start": [0, 1, 2], "connection": [], "task_start": [3, 4, 5], "steps": 20}
+  runs.write_stitching(root / "stitching", values=values)
+  shown = section(write(), "stitching")
+  assert shown.count("<svg") == 3
+  assert "where it connects" not in shown  # there is no such state
+
+
+def test_figures_are_written_as_png_beside_the_page(root, tmp_path):
+  runs.write_fine_tuning(root / "cog_0", "place_in_tray", [0.8, 0.95])
+  runs.write_stitching(root / "stitching")
+  _, written = report.write(root, tmp_path / "my_page.html")
+  names = ["learning_curves", "finetuning", "stitching"]
+  assert [path.name for path in written[2:]] == [f"my_page_{name}.png" for name in names]
+  for path in written[2:]:
+    assert imageio.imread(path).std() > 0
+
+
+def test_the_text_table_pools_seeds_and_shows_the_papers_figures(root):
+  text = report.table(report_data.load(root))
+  ours, paper = (line for line in text.splitlines()[3:5])
+  assert re.search(r"place_in_tray, state +ours +0\.02 \[.*\] +0\.80 \[0\.74, 0\.85\]", ours)
+  assert re.search(r"paper +0\.02 +0\.96", paper)
   assert "place_in_tray, image" in text
 
 
 def test_every_row_and_method_of_the_paper_can_be_reported(tmp_path):
   for method, environment in itertools.product(experiments.METHODS, experiments.ROWS):
-    write_run(tmp_path / method / environment, method, environment, 50)
-  rows = report.write(tmp_path, tmp_path / "report.html")
-  page, text = (tmp_path / "report.html").read_text(), report.table(rows)
+    runs.write_run(tmp_path / method / environment, method, environment, 50)
+  contents, _ = report.write(tmp_path, tmp_path / "report.html")
+  page, text = (tmp_path / "report.html").read_text(), report.table(contents)
   for environment in experiments.ROWS:
     assert environment in page and environment in text
-  for method in experiments.METHODS.values():
-    assert f"<th>{method.title}</th>" in page and method.title in text
+  titles = [experiments.METHODS[method].title for method in experiments.PAPER_METHODS]
+  assert re.findall('<th scope="col">(.*?)</th>', section(page, "table")) == titles
+  assert text.splitlines()[0].split() == " ".join(titles).split()
+
+
+def test_a_line_that_a_killed_run_left_unfinished_is_skipped(root, write):
+  with (root / "cog_0" / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 30, "succ')
+  assert section(write(), "curves")
 
 
 def test_a_missing_folder_is_named(tmp_path):
-  with pytest.raises(report.ReportError, match=f"{tmp_path / 'nowhere'} is no folder"):
+  with pytest.raises(report_data.ReportError, match=f"{tmp_path / 'nowhere'} is no folder"):
     report.write(tmp_path / "nowhere", tmp_path / "report.html")
 
 
 def test_a_folder_without_runs_is_named(tmp_path):
-  with pytest.raises(report.ReportError, match=f"no run .* below {tmp_path}"):
+  with pytest.raises(report_data.ReportError, match=f"no run .* below {tmp_path}"):
     report.write(tmp_path, tmp_path / "report.html")
 
 
 def test_runs_that_were_not_evaluated_are_counted(tmp_path):
   (tmp_path / "run").mkdir()
   (tmp_path / "run" / "config.json").write_text("{}")
-  with pytest.raises(report.ReportError, match="none of the 1 runs .* evaluate_main"):
+  with pytest.raises(report_data.ReportError, match="none of the 1 runs .* evaluate_main"):
     report.write(tmp_path, tmp_path / "report.html")

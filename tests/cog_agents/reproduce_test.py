@@ -208,6 +208,24 @@ def test_the_list_has_a_command_for_each_run_that_does_that_run(capsys):
   assert capsys.readouterr().out.splitlines()[0].endswith("seed_1")
 
 
+def test_the_ablation_table_has_a_line_for_each_change():
+  def entry(name, seed, **rest):
+    return {"run_dir": f"runs/state/place_in_tray/{name}/seed_{seed}", "episodes": 250, **rest}
+
+  text = reproduce.ablation_table(
+    [
+      entry("no_n_step", 0, success_rate=0.5),
+      entry("no_n_step", 1, success_rate=0.7),
+      entry("alpha_0.1", 0, diverged="critic_loss is nan"),
+    ]
+  )
+  # Wilson's interval of 300 in 500.
+  assert text.splitlines() == [
+    f"{'1-step returns':<44}0.60 [0.56, 0.64]   seeds: 0.50, 0.70; 0 of 2 seeds diverged",
+    f"{'conservatism weight × 0.1':<44}1 of 1 seeds diverged",
+  ]
+
+
 @pytest.mark.parametrize(
   ("flag", "message"),
   [

@@ -1,0 +1,197 @@
+"""What the folder of a report holds: runs, fine-tunings, stitching analyses; cells of Table 1."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cog_agents import experiments
+from collection import statistics
+
+FINE_TUNINGS = "finetune"  # RUN_DIR/finetune/ENVIRONMENT is a fine-tuning of the run RUN_DIR
+STITCHING_FILENAME = "stitching.json"
+
+ABOVE, WITHIN, BELOW = "above", "within", "below"
+# Table 1 has two decimals: a figure stands for what rounds to it.
+_HALF_A_DIGIT = 0.005
+
+
+class ReportError(ValueError):
+  """There is nothing to report; the message says where it was looked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run directory: its configuration, evaluations and logged metrics.
+
+  Attributes:
+    path: the folder.
+    config: config.json; that of a fine-tuning says which method, observation and seed it started
+      from, and where it collects episodes.
+    evaluations: every evaluations/ENVIRONMENT.json.
+    metrics: rows of metrics.jsonl.
+    divergence: diverged.json ("step", "message") of a run whose losses stopped being numbers.
+  """
+
+  path: pathlib.Path
+  config: dict[str, Any]
+  evaluations: tuple[dict[str, Any], ...]
+  metrics: tuple[dict[str, float], ...]
+  divergence: dict[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+  """Everything below a folder that a report is about.
+
+  Attributes:
+    root: the folder.
+    runs: of train_main, evaluated or not, by path.
+    fine_tunings: of finetune_main, by path.
+    stitchings: contents of stitching.json files, by path.
+  """
+
+  root: pathlib.Path
+  runs: tuple[Run, ...]
+  fine_tunings: tuple[Run, ...]
+  stitchings: tuple[dict[str, Any], ...]
+
+  @property
+  def evaluated_runs(self) -> list[Run]:
+    return [run for run in self.runs if run.evaluations]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One method in one condition: the evaluations of all seeds, and the runs that diverged."""
+
+  trials: tuple[tuple[Run, dict[str, Any]], ...] = ()  # run, evaluation; by seed
+  diverged: tuple[Run, ...] = ()  # by seed
+
+  @property
+  def seeds(self) -> set[int]:
+    """Of the evaluated runs; one seed may have several, which were trained on different data."""
+    return {evaluation["seed"] for _, evaluation in self.trials}
+
+  @property
+  def episodes(self) -> int:
+    return sum(evaluation["episodes"] for _, evaluation in self.trials)
+
+  @property
+  def rate(self) -> float | None:
+    """Success rate over the episodes of all seeds; None if no run was evaluated."""
+    return pooled_rate(evaluation for _, evaluation in self.trials)
+
+  @property
+  def interval(self) -> tuple[float, float]:
+    """Wilson's 95 % interval over the episodes of all seeds, taken as independent."""
+    return statistics.wilson_interval(round(self.rate * self.episodes), self.episodes)
+
+  @property
+  def greedy_rate(self) -> float | None:
+    """The same of the greedy policy, where the headline is that of the stochastic one."""
+    return pooled_rate(x["greedy"] for _, x in self.trials if "greedy" in x)
+
+
+def load(root_dir: str | os.PathLike) -> Contents:
+  """Reads what lies in or below a folder.
+
+  Raises:
+    ReportError: if nothing there can be shown: neither a run that was evaluated or that diverged,
+      nor a fine-tuning, nor a stitching analysis.
+  """
+  root = pathlib.Path(root_dir)
+  if not root.is_dir():
+    raise ReportError(f"{root} is no folder; expected one with runs of train_main below it")
+  folders = [path.parent for path in sorted(root.rglob("config.json"))]
+  contents = Contents(
+    root,
+    tuple(_run(path) for path in folders if path.parent.name != FINE_TUNINGS),
+    tuple(_fine_tuning(x.parent) for x in sorted(root.rglob(f"{FINE_TUNINGS}/*/metrics.jsonl"))),
+    tuple(json.loads(path.read_text()) for path in sorted(root.rglob(STITCHING_FILENAME))),
+  )
+  shown = [run for run in contents.runs if run.evaluations or run.divergence]
+  if shown or contents.fine_tunings or contents.stitchings:
+    return contents
+  if not contents.runs:
+    raise ReportError(f"no run (a folder with config.json, of train_main) in or below {root}")
+  raise ReportError(
+    f"none of the {len(contents.runs)} runs below {root} has been evaluated: evaluate_main"
+  )
+
+
+def cells(runs: Sequence[Run]) -> dict[tuple[str, str, str], Cell]:
+  """(observation, environment, method) → Cell.
+
+  Runs from images come first, as the paper's are; conditions and methods have the paper's order.
+  """
+  trials: dict[tuple[str, str, str], list] = {}
+  diverged: dict[tuple[str, str, str], list] = {}
+  for run in sorted(runs, key=lambda run: run.config.get("seed", 0)):
+    for evaluation in run.evaluations:
+      key = evaluation["observation"], evaluation["environment"], evaluation["method"]
+      trials.setdefault(key, []).append((run, evaluation))
+    if run.divergence:
+      diverged.setdefault(_key(run), []).append(run)
+  return {
+    key: Cell(tuple(trials.get(key, ())), tuple(diverged.get(key, ())))
+    for key in in_order({*trials, *diverged})
+  }
+
+
+def in_order(keys: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+  """(observation, environment, method) triples in the order of a report."""
+  environments, methods = list(experiments.ROWS), list(experiments.PAPER_METHODS)
+  return sorted(keys, key=lambda x: (x[0], environments.index(x[1]), methods.index(x[2])))
+
+
+def standing(figure: float, interval: tuple[float, float]) -> str:
+  """Where a figure of the paper lies: ABOVE, WITHIN or BELOW our interval."""
+  low, high = interval
+  if figure - _HALF_A_DIGIT > high:
+    return ABOVE
+  return BELOW if figure + _HALF_A_DIGIT < low else WITHIN
+
+
+def pooled_rate(evaluations: Iterable[dict[str, Any]]) -> float | None:
+  """Success rate over the episodes of all evaluations; None if there are none."""
+  evaluations = list(evaluations)
+  episodes = sum(x["episodes"] for x in evaluations)
+  successes = sum(round(x["success_rate"] * x["episodes"]) for x in evaluations)
+  return successes / episodes if evaluations else None
+
+
+def _key(run: Run) -> tuple[str, str, str]:
+  return run.config["observation"], run.config["environment"], run.config["method"]
+
+
+def _run(path: pathlib.Path) -> Run:
+  divergence = path / "diverged.json"
+  return Run(
+    path,
+    json.loads((path / "config.json").read_text()),
+    tuple(json.loads(file.read_text()) for file in sorted((path / "evaluations").glob("*.json"))),
+    _rows(path / "metrics.jsonl"),
+    json.loads(divergence.read_text()) if divergence.exists() else None,
+  )
+
+
+def _fine_tuning(path: pathlib.Path) -> Run:
+  started_from = json.loads((path.parents[1] / "config.json").read_text())
+  config = {key: started_from[key] for key in ("method", "observation", "seed")}
+  evaluations = sorted((path / "evaluations").glob("*.json"))
+  return Run(
+    path,
+    {**config, "environment": path.name},
+    tuple(json.loads(file.read_text()) for file in evaluations),
+    _rows(path / "metrics.jsonl"),
+    None,
+  )
+
+
+def _rows(path: pathlib.Path) -> tuple[dict[str, float], ...]:
+  """The rows of a metrics.jsonl, but for a last line that a killed run left unfinished."""
+  lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+  return tuple(json.loads(line) for line in lines if line.endswith("\n"))
