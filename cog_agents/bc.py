@@ -10,7 +10,7 @@ from tf_agents.policies import actor_policy, greedy_policy
 from tf_agents.trajectories import time_step as ts
 
 from cog_agents import config as config_lib
-from cog_agents import cql, networks
+from cog_agents import cql, distribution, networks
 
 
 def create(
@@ -53,7 +53,7 @@ class BcAgent(tf_agent.TFAgent):
       policy=greedy_policy.GreedyPolicy(collect_policy),
       collect_policy=collect_policy,
       train_sequence_length=2,
-      train_step_counter=tf.Variable(0, dtype=tf.int64, name="train_step"),
+      train_step_counter=cql.step_counter(),
     )
     self._as_transition = data_converter.AsTransition(self.data_context, squeeze_time_dim=True)
     self._target_entropy = config.target_entropy
@@ -74,7 +74,8 @@ class BcAgent(tf_agent.TFAgent):
     with tf.GradientTape(persistent=True) as tape:
       info = self._loss(experience, weights)
     for loss_name, variables, optimizer in updates:
-      gradients = tape.gradient(info.extra[loss_name], variables)
+      loss = info.extra[loss_name]
+      gradients = tape.gradient(loss, variables, output_gradients=distribution.share())
       optimizer.apply_gradients(zip(gradients, variables, strict=True))
     self.train_step_counter.assign_add(1)
     return info

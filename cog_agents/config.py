@@ -38,7 +38,7 @@ class CqlConfig:
   critic_learning_rate: float = 3e-4
   target_update_tau: float = 0.005
   gamma: float = DISCOUNT
-  batch_size: int = 256
+  batch_size: int = 256  # of all devices together
 
   # Critic loss, Eq. 1: bellman_weight * MSE + cql_alpha * (logsumexp - data value).
   bellman_weight: float = 0.5

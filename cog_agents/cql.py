@@ -13,7 +13,7 @@ from tf_agents.trajectories import time_step as ts
 from tf_agents.trajectories import trajectory
 
 from cog_agents import config as config_lib
-from cog_agents import networks
+from cog_agents import distribution, networks
 from collection import specs
 
 # Scalar bounds: CqlSacAgent counts per-dimension ones once per dimension too often.
@@ -118,6 +118,12 @@ def step_seeds(seed: tf.Variable, step: tf.Variable, count: int) -> tf.Tensor:
   return tf.random.split(tf.stack([seed, step]), count, alg="philox")
 
 
+def step_counter() -> tf.Variable:
+  """The number of gradient steps, which is the same on every device."""
+  aggregation = tf.VariableAggregation.ONLY_FIRST_REPLICA
+  return tf.Variable(0, dtype=tf.int64, name="train_step", aggregation=aggregation)
+
+
 def create(
   observation_spec: Mapping[str, tf.TensorSpec],
   config: config_lib.CqlConfig,
@@ -181,7 +187,7 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
       gamma=config.gamma,
       initial_log_alpha=math.log(config.initial_temperature),
       target_entropy=config.target_entropy,
-      train_step_counter=tf.Variable(0, dtype=tf.int64, name="train_step"),
+      train_step_counter=step_counter(),
       name=name,
     )
     self._config = config
@@ -243,7 +249,7 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
         tape.watch(variables)
       losses, metrics = self._losses(transition, backup, seeds)
     for loss_name, variables, optimizer in updates:
-      gradients = tape.gradient(losses[loss_name], variables)
+      gradients = tape.gradient(losses[loss_name], variables, output_gradients=distribution.share())
       self._apply_gradients(gradients, variables, optimizer)
     self.train_step_counter.assign_add(1)
     self._update_target()
@@ -367,7 +373,7 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
 
   def _uniform_samples(self, like: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     shape = (tf.shape(like)[0], self._config.uniform_samples, specs.ACTION_SIZE)
-    actions = tf.random.stateless_uniform(shape, seed, -1.0, 1.0)
+    actions = distribution.draw(tf.random.stateless_uniform, shape, seed, -1.0, 1.0)
     return actions, tf.fill(shape[:2], UNIFORM_LOG_PROB)
 
 

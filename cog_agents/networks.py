@@ -11,6 +11,7 @@ from tf_agents.networks import network
 from tf_agents.specs import distribution_spec
 
 from cog_agents import config as config_lib
+from cog_agents import distribution
 from collection import specs
 
 # Below this a standard deviation is noise of the simulator (a millimetre, a milliradian).
@@ -54,7 +55,8 @@ def random_crop(images: tf.Tensor, padding: int, seed: tf.Tensor) -> tf.Tensor:
   """
   batch, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
   last = tf.constant([height - 1, width - 1], tf.float32)
-  shifts = tf.random.stateless_uniform((batch, 2), seed, -padding, padding + 1, tf.int32)
+  uniform = tf.random.stateless_uniform
+  shifts = distribution.draw(uniform, (batch, 2), seed, -padding, padding + 1, tf.int32)
   shifts = tf.cast(shifts, tf.float32)
   # crop_and_resize is the quickest of TensorFlow's ways to do this on a CPU. It takes the nearest
   # pixel; a box drawn in by less than half of one keeps rounding from reaching past the edge.
@@ -293,7 +295,7 @@ def sample_actions(
     actions (B, N, A) in [-1, 1] and their log densities (B, N) in nats.
   """
   batch, size = tf.shape(mean)[0], mean.shape[1]
-  noise = tf.random.stateless_normal((batch, count, size), seed)
+  noise = distribution.draw(tf.random.stateless_normal, (batch, count, size), seed)
   log_std = log_std[:, None, :]
   unsquashed = mean[:, None, :] + tf.exp(log_std) * noise
   log_probs = _gaussian_log_density(noise, log_std) - _log_tanh_slope(unsquashed)

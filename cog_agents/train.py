@@ -18,7 +18,7 @@ import tqdm
 from tf_agents.agents import tf_agent
 from tf_agents.policies import policy_saver
 
-from cog_agents import bc, cql, environments, evaluate, experience, experiments
+from cog_agents import bc, cql, distribution, environments, evaluate, experience, experiments
 from cog_agents import config as config_lib
 from collection import registry
 
@@ -98,11 +98,25 @@ class DivergenceError(RuntimeError):
 class Learner:
   """An agent, its stream of batches and the sums of its metrics; one checkpoint holds them all."""
 
-  def __init__(self, config: ExperimentConfig, data: experience.Experience):
+  def __init__(
+    self,
+    config: ExperimentConfig,
+    data: experience.Experience,
+    strategy: tf.distribute.Strategy | None = None,
+  ):
+    """Initializes the learner.
+
+    Args:
+      config: what to learn.
+      data: what from.
+      strategy: of `distribution.strategy`; None: one device.
+    """
     create = _CREATE[experiments.method(config.method).agent]
-    self.agent: tf_agent.TFAgent = create(
-      data.observation_spec, config.agent, data.statistics, config.seed
-    )
+    self._strategy = strategy or tf.distribute.get_strategy()
+    with self._strategy.scope():
+      self.agent: tf_agent.TFAgent = create(
+        data.observation_spec, config.agent, data.statistics, config.seed
+      )
     self._config = config
     self._data = data
     self._iterator = self._batches(start_step=0)
@@ -123,7 +137,7 @@ class Learner:
   @property
   def step(self) -> int:
     """Gradient steps taken."""
-    return int(self.agent.train_step_counter)
+    return int(self.agent.train_step_counter.numpy())
 
   def restore(self, path: str) -> None:
     """Continues from a checkpoint, with the batch that comes next."""
@@ -162,6 +176,9 @@ class Learner:
     return iter(functools.reduce(tf.data.Dataset.concatenate, streams))
 
   def _step(self, transition) -> dict[str, tf.Tensor]:
+    return distribution.step(self._strategy, self._step_of_device, transition, ["target_max"])
+
+  def _step_of_device(self, transition) -> dict[str, tf.Tensor]:
     info = self.agent.train(transition)
     sources = transition.action_step.info
     mixture = {
@@ -177,6 +194,7 @@ def train(
   run_dir: str | os.PathLike,
   data_dir: str | None = None,
   cache_dir: str | None = None,
+  strategy: tf.distribute.Strategy | None = None,
 ) -> int:
   """Trains up to `schedule.steps` gradient steps in all, from the run's last checkpoint if any.
 
@@ -189,6 +207,7 @@ def train(
     run_dir: a folder for config.json, metrics.jsonl, tensorboard/, checkpoints/ and policies/.
     data_dir: TFDS data directory.
     cache_dir: see experience.load.
+    strategy: see Learner; changes nothing about the run, a batch being that of all devices.
 
   Returns:
     The gradient steps taken: less than `schedule.steps` if interrupted.
@@ -217,7 +236,7 @@ def train(
     cache_dir=cache_dir,
   )
   evaluate.write_json(run_dir / "config.json", {**record, "steps": schedule.steps})
-  learner = Learner(config, data)
+  learner = Learner(config, data, strategy)
   manager = tf.train.CheckpointManager(
     learner.checkpoint, str(run_dir / "checkpoints"), _CHECKPOINTS_KEPT
   )

@@ -102,6 +102,12 @@ def parser() -> argparse.ArgumentParser:
     help="threads of one TensorFlow operation; 1 for two runs side by side on two cores "
     "(default: one a core)",
   )  # fmt: skip
+  run.add_argument(
+    "--devices", metavar="N", type=mains.positive, default=1,
+    help="train on the first N GPUs of this machine, in one process, each with an N-th of every "
+    "batch: the run of one device but for rounding. batch_size stays that of all together "
+    "(default: %(default)s, a GPU or else the CPU)",
+  )  # fmt: skip
   return flags
 
 
@@ -129,14 +135,20 @@ def main(argv: list[str] | None = None) -> int:
   for flag in ("evaluate_every", "checkpoint_every"):
     if getattr(args, flag) % args.log_every:
       flags.error(f"--{flag}={getattr(args, flag)} is no multiple of --log_every={args.log_every}")
+  if agent.batch_size % args.devices:
+    flags.error(f"--devices={args.devices} does not divide batch_size={agent.batch_size}")
 
   mains.quiet_imports()
   import tensorflow as tf
 
-  from cog_agents import evaluate, experience, tables, train
+  from cog_agents import distribution, evaluate, experience, tables, train
 
   if args.threads:
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+  try:
+    strategy = distribution.strategy(args.devices)
+  except ValueError as error:
+    flags.error(str(error))
   config = train.ExperimentConfig(
     prior=prior,
     task=args.task,
@@ -157,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     num_workers=args.workers,
   )
   try:
-    step = train.train(config, schedule, args.run_dir, args.data_dir, args.cache_dir)
+    step = train.train(config, schedule, args.run_dir, args.data_dir, args.cache_dir, strategy)
   except (experience.DatasetError, tables.TableError, evaluate.RunError) as error:
     flags.error(str(error))
   except train.DivergenceError as error:
