@@ -92,8 +92,10 @@ def entries(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
   """Returns the entries as text: our success rates above the paper's, for each environment."""
-  methods = _in_order(experiments.METHODS, {row["method"] for row in rows})
-  lines = ["".join([" " * 44, *(f"{experiments.METHODS[m].title:<22}" for m in methods)]).rstrip()]
+  methods = _in_order(experiments.ALL_METHODS, {row["method"] for row in rows})
+  lines = [
+    "".join([" " * 44, *(f"{experiments.ALL_METHODS[m].title:<22}" for m in methods)]).rstrip()
+  ]
   for observation, environment in _groups(rows):
     cells = {m: _pooled(rows, observation, environment, m) for m in methods}
     ours = "".join(f"{_text(cell):<22}" for cell in cells.values())
@@ -145,8 +147,8 @@ def _page(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> str:
 
 def _html_table(rows: Sequence[dict[str, Any]], observation: str) -> str:
   rows = [row for row in rows if row["observation"] == observation]
-  methods = _in_order(experiments.METHODS, {row["method"] for row in rows})
-  head = "".join(f"<th>{html.escape(experiments.METHODS[m].title)}</th>" for m in methods)
+  methods = _in_order(experiments.ALL_METHODS, {row["method"] for row in rows})
+  head = "".join(f"<th>{html.escape(experiments.ALL_METHODS[m].title)}</th>" for m in methods)
   body = ""
   for _, environment in _groups(rows):
     cells = "".join(_html_cell(rows, observation, environment, m) for m in methods)
@@ -245,7 +247,7 @@ def _curves_svg(runs: Sequence[Run]) -> str:
       points = np.array([(row["step"], row[key]) for row in run.metrics if key in row])
       if len(points):
         name = run.config["method"]
-        label = None if name in labelled else experiments.METHODS[name].title
+        label = None if name in labelled else experiments.ALL_METHODS[name].title
         labelled.add(name)
         marker = "o" if len(points) < 30 else None
         axes.plot(*points.T, color=_COLOURS.get(name), label=label, alpha=0.8, marker=marker, ms=3)

@@ -24,8 +24,8 @@ from collection import registry
 
 _CREATE = {experiments.CQL: cql.create, experiments.BC: bc.create}
 # Gradient steps in one call of a tf.function; Ctrl-C is answered between two calls.
-_STEPS_PER_CALL = 25
-_CHECKPOINTS_KEPT = 2
+STEPS_PER_CALL = 25
+CHECKPOINTS_KEPT = 2
 _COUNT = "count"  # of the steps that the sums of the metrics cover
 
 
@@ -123,6 +123,10 @@ class Learner:
   def restore(self, path: str) -> None:
     """Continues from a checkpoint, with the batch that comes next."""
     self.checkpoint.restore(path).assert_consumed()
+    self.restart_stream()
+
+  def restart_stream(self) -> None:
+    """Draws the batches that come next from the data as they are now."""
     self._iterator = self._batches(start_step=self.step)
 
   def run(self, count: int) -> None:
@@ -196,9 +200,9 @@ def train(
   keys = config.agent.observation_keys(config.observation)
   found = [experience.find(name, data_dir).info.full_name for name in names]
   record = {**dataclasses.asdict(config), "observation_keys": keys, "datasets": found}
-  _refuse_other_run(run_dir, record)
-  if _exported_steps(run_dir) >= schedule.steps:
-    return _exported_steps(run_dir)
+  refuse_other_run(run_dir, record)
+  if exported_steps(run_dir) >= schedule.steps:
+    return exported_steps(run_dir)
   data = experience.load(
     names,
     data_dir=data_dir,
@@ -211,15 +215,15 @@ def train(
   evaluate.write_json(run_dir / "config.json", {**record, "steps": schedule.steps})
   learner = Learner(config, data)
   manager = tf.train.CheckpointManager(
-    learner.checkpoint, str(run_dir / "checkpoints"), _CHECKPOINTS_KEPT
+    learner.checkpoint, str(run_dir / "checkpoints"), CHECKPOINTS_KEPT
   )
   if manager.latest_checkpoint:
     learner.restore(manager.latest_checkpoint)
   metrics = Metrics(run_dir, learner.step)
-  with _Monitor(config, schedule, keys, learner) as monitor, _interruptible() as interrupted:
+  with _Monitor(config, schedule, keys, learner) as monitor, interruptible() as interrupted:
     _train_loop(learner, schedule, manager, metrics, monitor, interrupted)
   metrics.close()
-  _export(learner, run_dir)
+  export(learner, run_dir)
   return learner.step
 
 
@@ -232,9 +236,9 @@ def _train_loop(learner, schedule, manager, metrics, monitor, interrupted) -> No
     while learner.step < schedule.steps and not interrupted():
       step = learner.step
       boundary = min(schedule.steps, step - step % schedule.log_every + schedule.log_every)
-      count = min(_STEPS_PER_CALL, boundary - step)
+      count = min(STEPS_PER_CALL, boundary - step)
       started = time.monotonic()
-      _run(learner, count)
+      run_steps(learner, count)
       seconds += time.monotonic() - started
       step += count
       progress.update(count)
@@ -253,7 +257,7 @@ def _train_loop(learner, schedule, manager, metrics, monitor, interrupted) -> No
     manager.save(learner.step)
 
 
-def _run(learner: Learner, count: int) -> None:
+def run_steps(learner: Learner, count: int) -> None:
   """Takes steps; raises RunError if a loss is no longer a number, which is a result too."""
   step = learner.step
   try:
@@ -330,7 +334,9 @@ class _Monitor(contextlib.AbstractContextManager):
       self._environment.close()
 
 
-def _refuse_other_run(run_dir: pathlib.Path, record: Mapping[str, Any]) -> None:
+def refuse_other_run(
+  run_dir: pathlib.Path, record: Mapping[str, Any], remedy: str = "choose another run_dir"
+) -> None:
   """Raises RunError, with the differences, if the run's config.json is not `record`."""
   if not (run_dir / "config.json").exists():
     return
@@ -339,7 +345,7 @@ def _refuse_other_run(run_dir: pathlib.Path, record: Mapping[str, Any]) -> None:
   differences = _differences(there, json.loads(json.dumps(record)))
   if differences:
     raise evaluate.RunError(
-      f"{run_dir} holds a run with another configuration; choose another run_dir. "
+      f"{run_dir} holds a run with another configuration; {remedy}. "
       f"Differences (there → asked for): {'; '.join(differences)}"
     )
 
@@ -355,14 +361,15 @@ def _differences(there: Mapping, asked: Mapping, prefix: str = "") -> list[str]:
   return lines
 
 
-def _exported_steps(run_dir: pathlib.Path) -> int:
+def exported_steps(run_dir: pathlib.Path) -> int:
+  """Returns the gradient steps of the newest exported policies; 0 if there are none."""
   try:
     return int(evaluate.latest_export(run_dir).name)
   except evaluate.RunError:
     return 0
 
 
-def _export(learner: Learner, run_dir: pathlib.Path) -> None:
+def export(learner: Learner, run_dir: pathlib.Path) -> None:
   """Writes policies/STEP with a SavedModel of each policy, then removes older ones."""
   folder = run_dir / "policies" / f"{learner.step:09d}"
   if folder.exists():
@@ -378,7 +385,7 @@ def _export(learner: Learner, run_dir: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible():
+def interruptible():
   """Yields a function that tells whether Ctrl-C or SIGTERM came; a second one is not held back."""
   came = []
 
