@@ -62,6 +62,10 @@ class BcAgent(tf_agent.TFAgent):
     self._alpha_optimizer = tf.keras.optimizers.legacy.Adam(config.alpha_learning_rate)
     self._seed = tf.Variable(seed, dtype=tf.int64, trainable=False, name="seed")
 
+  @property
+  def policy_network(self) -> networks.PolicyNetwork:
+    return self._actor_network
+
   def _initialize(self):
     """Nothing to do: there are no target networks."""
 

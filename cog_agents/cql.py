@@ -210,6 +210,10 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     return tf.minimum(*values).numpy()
 
   @property
+  def policy_network(self) -> networks.PolicyNetwork:
+    return self._actor_network
+
+  @property
   def _critics(self) -> tuple[networks.QNetwork, networks.QNetwork]:
     return self._critic_network_1, self._critic_network_2
 

@@ -16,6 +16,7 @@ class Data(enum.Enum):
   TASK = "task data"
   SUCCESSFUL_TASK = "episodes of the task data with a reward"
   PRIOR_THEN_TASK = "prior data during the BC warm start, then task data"
+  ONLINE = "episodes of the agent's own"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,25 @@ METHODS: Mapping[str, Method] = {
   ),
 }
 
+def fine_tuned_name(name: str) -> str:
+  """Returns the name of what online fine-tuning makes of a method of METHODS."""
+  return f"{name}_sac" if METHODS[name].agent == BC else f"{name}_finetuned"
+
+
+def _fine_tuned(offline: Method) -> Method:
+  if offline.agent == CQL:
+    title = f"{offline.title}, fine-tuned"
+    return dataclasses.replace(offline, title=title, data=Data.ONLINE, overrides={})
+  return dataclasses.replace(METHODS["sac"], title=f"{offline.title} + SAC", data=Data.ONLINE)
+
+
+# Online fine-tuning: CQL goes on as it was (section 4), and from a cloned policy on it is SAC with
+# fresh critics (appendix B). `overrides` are those of the run's own configuration.
+FINE_TUNED: Mapping[str, Method] = {
+  fine_tuned_name(name): _fine_tuned(offline) for name, offline in METHODS.items()
+}
+ALL_METHODS: Mapping[str, Method] = {**METHODS, **FINE_TUNED}
+
 _TRAY = ("cog_pickplace_prior", "cog_pickplace_task")
 _DRAWER = {
   condition: (f"cog_drawer_prior/{condition}", "cog_drawer_task")
@@ -112,9 +132,9 @@ def method(name: str) -> Method:
   Raises:
     ValueError: for an unknown name; the message lists the known ones.
   """
-  if name not in METHODS:
-    raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
-  return METHODS[name]
+  if name not in ALL_METHODS:
+    raise ValueError(f"unknown method {name!r}; known: {', '.join(ALL_METHODS)}")
+  return ALL_METHODS[name]
 
 
 def paper_success_rate(environment: str, method_name: str) -> float | None:

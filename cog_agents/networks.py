@@ -77,6 +77,10 @@ class Standardize(tf.keras.layers.Layer):
     initializer = tf.keras.initializers.Constant(np.asarray(value, np.float32))
     return self.add_weight(name, np.shape(value), initializer=initializer, trainable=False)
 
+  @property
+  def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+    return self._mean.numpy(), self._std.numpy()
+
   def call(self, inputs: tf.Tensor) -> tf.Tensor:
     return (inputs - self._mean) / self._std
 
@@ -145,6 +149,11 @@ class Encoder(tf.keras.layers.Layer):
       self._projection = _dense(config.shared_encoder_size, rng, dtype=_mixed(self._image_dtype))
       self.features_dtype = tf.float32
       self._normalization = tf.keras.layers.LayerNormalization()
+
+  @property
+  def statistics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean and standard deviation that each vector observation is standardised with."""
+    return {key: layer.statistics for key, layer in self._standardizers.items()}
 
   def call(self, observation: Mapping[str, tf.Tensor], seed: tf.Tensor | None = None) -> tf.Tensor:
     """Encodes a batch; with a `seed` of shape (2,) the images are randomly cropped first."""

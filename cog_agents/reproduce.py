@@ -26,9 +26,14 @@ from collection import statistics
 # this much above that of the quarter before; else it trains half as long again, and so on.
 CONVERGED_WITHIN = 0.1
 _QUARTERS = 4
+# Figure 5: "the final performance is more than 90 %".
+FINE_TUNED_ABOVE = 0.9
 MAX_EXTENSIONS = 2
 # What a trial takes in the simulator, until the first evaluation of a grid has told, in seconds.
 _SECONDS_PER_TRIAL = 0.3
+# Of finetune_main, by default: new episodes and gradient steps between two evaluations.
+_EPISODES_PER_ROUND, _STEPS_PER_ROUND = 10, 1_000
+_MONITORING_EPISODES = 20
 
 _WAIT = 0.5  # seconds between two looks at a process or a lock
 _LOG = "log.txt"
@@ -68,6 +73,7 @@ class Status:
     is_trained: it has converged, or diverged, or has been extended as often as is allowed.
     diverged: the message of a training that ended in numbers that are none.
     missing: conditions that still have to be evaluated.
+    new_episodes: that still have to be collected online.
   """
 
   step: int
@@ -75,10 +81,11 @@ class Status:
   is_trained: bool
   diverged: str | None
   missing: tuple[str, ...]
+  new_episodes: int = 0
 
   @property
   def is_done(self) -> bool:
-    return self.is_trained and not self.missing
+    return self.is_trained and not self.missing and not self.new_episodes
 
 
 def converged(metrics: Sequence[dict[str, float]]) -> bool:
@@ -109,7 +116,20 @@ def status(run: grid.Run, place: Place) -> Status:
     for name in run.environments
     if not is_trained or not _is_evaluated(folder, name, exported, place.episodes)
   ]
-  return Status(step, steps, is_trained, None, tuple(missing))
+  return Status(step, steps, is_trained, None, tuple(missing), _new_episodes(run, folder))
+
+
+def _new_episodes(run: grid.Run, folder: pathlib.Path) -> int:
+  """New episodes that are still to be collected; one if only the evaluation is missing."""
+  folder = folder / report_data.FINE_TUNINGS / run.monitored
+  if train.read_divergence(folder):
+    return 0
+  metrics = train.read_metrics(folder)
+  there = metrics[-1]["episodes"] if metrics else 0
+  if there < run.new_episodes:
+    return run.new_episodes - there
+  is_evaluated = (folder / "evaluations" / f"{run.monitored}.json").exists()
+  return 0 if is_evaluated or not run.new_episodes else 1
 
 
 def _is_evaluated(folder: pathlib.Path, name: str, steps: int, episodes: int) -> bool:
@@ -130,7 +150,9 @@ def plan(runs: Sequence[grid.Run], place: Place) -> str:
     else:
       left = seconds_left(run, now, place)
       seconds += left
-      text = f"{now.step} of {now.steps} steps, {len(now.missing)} to evaluate, {_minutes(left)}"
+      online = f", {now.new_episodes} new episodes" if now.new_episodes else ""
+      text = f"{now.step} of {now.steps} steps, {len(now.missing)} to evaluate{online}"
+      text = f"{text}, {_minutes(left)}"
     lines.append(f"{run.name:<48} {text}")
   missing = missing_datasets(runs, place)
   lines += [f"{name:<48} to be built" for name in missing]
@@ -148,8 +170,10 @@ def seconds_left(run: grid.Run, now: Status, place: Place) -> float:
     for path in place.root.glob(f"*/*/{run.method}/*/evaluations/{name}.json"):
       there = json.loads(path.read_text())
       trials.append(there["wall_clock_seconds"] / there["episodes"])
-  evaluation = np.mean(trials[1:] or trials) * place.episodes * len(now.missing)
-  return (now.steps - now.step) / np.mean(speeds[1:] or speeds) + evaluation
+  rounds = now.new_episodes / _EPISODES_PER_ROUND
+  steps = now.steps - now.step + _STEPS_PER_ROUND * rounds
+  trials_left = place.episodes * len(now.missing) + now.new_episodes + _MONITORING_EPISODES * rounds
+  return steps / np.mean(speeds[1:] or speeds) + trials_left * np.mean(trials[1:] or trials)
 
 
 def _minutes(seconds: float) -> str:
@@ -250,9 +274,12 @@ def _finish(run: grid.Run, place: Place, stopped: threading.Event) -> None:
       if not now.is_trained:
         command = _train_command(run, now.steps, place)
         codes = (0, mains.DIVERGED)
-      else:
+      elif now.missing:
         command = _evaluate_command(run, now.missing[0], place)
         codes = (0,)
+      else:
+        command = _finetune_command(run, place)
+        codes = (0, mains.DIVERGED)
       _call(command, folder, lock, stopped, codes)
       started = _record(run, place, command, started)
 
@@ -264,6 +291,15 @@ def _train_command(run: grid.Run, steps: int, place: Place) -> list[str]:
     *(f"--threads={cores}", f"--workers={cores}", f"--run_dir={place.root / run.name}"),
     *([f"--data_dir={place.data_dir}"] if place.data_dir else []),
     *([f"--cache_dir={place.cache_dir}"] if place.cache_dir else []),
+  ]
+
+
+def _finetune_command(run: grid.Run, place: Place) -> list[str]:
+  cores = max(1, os.cpu_count() // place.jobs)
+  return [
+    *(sys.executable, "-m", "cog_agents.finetune_main", f"--run_dir={place.root / run.name}"),
+    *(f"--environment={run.monitored}", f"--episodes={run.new_episodes}"),
+    *(f"--evaluation_episodes={place.episodes}", f"--threads={cores}", f"--workers={2 * cores}"),
   ]
 
 
@@ -304,11 +340,7 @@ def results(runs: Sequence[grid.Run], place: Place) -> list[dict[str, Any]]:
       "commit": sorted({str(entry["commit"]) for entry in record}),
       "wall_clock_seconds": round(sum(entry["wall_clock_seconds"] for entry in record), 1),
       "machine": record[-1]["machine"],
-      "learning_curve": [
-        {key: row[key] for key in ("step", "success_rate")}
-        for row in train.read_metrics(folder)
-        if "success_rate" in row
-      ],
+      "learning_curve": _curve(folder, "step"),
     }
     if now.diverged:
       about = {"method": run.method, "observation": run.observation, "seed": run.seed}
@@ -325,8 +357,38 @@ def results(runs: Sequence[grid.Run], place: Place) -> list[dict[str, Any]]:
       ]
     else:
       shared["converged"] = converged(train.read_metrics(folder))
-      found += [{**entry, **shared} for entry in report.entries(report_data.load(folder))]
+      contents = report_data.load(folder)
+      found += [{**entry, **shared} for entry in report.entries(contents)]
+      tuned = dataclasses.replace(contents, runs=contents.fine_tunings)
+      found += [
+        {**entry, **shared, "fine_tuning_curve": _curve(pathlib.Path(entry["run_dir"]), "episodes")}
+        for entry in report.entries(tuned)
+      ]
   return found
+
+
+def _curve(folder: pathlib.Path, key: str) -> list[dict[str, float]]:
+  """Success on the monitoring episodes against `key`."""
+  rows = train.read_metrics(folder)
+  return [{x: row[x] for x in (key, "success_rate")} for row in rows if "success_rate" in row]
+
+
+def fine_tuning_table(entries: Sequence[dict[str, Any]]) -> str:
+  """Returns the results of fine-tuning as text: before, when above the paper's 0.90, and after."""
+  lines = []
+  for entry in entries:
+    if "fine_tuning_curve" not in entry:
+      continue
+    curve = entry["fine_tuning_curve"]
+    above = [row["episodes"] for row in curve if row["success_rate"] > FINE_TUNED_ABOVE]
+    reached = f"after {above[0]} new episodes" if above else "never"
+    low, high = entry["interval"]
+    lines.append(
+      f"{entry['environment']:<20}{entry['method']:<16}seed {entry['seed']}   "
+      f"{curve[0]['success_rate']:.2f} before; above {FINE_TUNED_ABOVE:.2f} {reached}; "
+      f"{entry['success_rate']:.3f} [{low:.2f}, {high:.2f}] after {curve[-1]['episodes']}"
+    )
+  return "\n".join(lines)
 
 
 def ablation_table(entries: Sequence[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Reproduces Table 1, or the ablations, as a grid of runs that goes on where it was.
+"""Reproduces Table 1, fine-tuning or the ablations, as a grid of runs that goes on where it was.
 
   python -m cog_agents.reproduce_main --table=1 --observation=state --seeds=3 --root_dir=runs/table
 """
@@ -18,12 +18,14 @@ def _parser() -> argparse.ArgumentParser:
     prog="python -m cog_agents.reproduce_main",
     description="Plans the runs of a table, says what is done and how long the rest takes, builds "
     "missing datasets, trains each run until success on monitoring episodes has stopped growing, "
-    "and evaluates it on episodes that nothing else sees. Writes results.json, and for Table 1 "
-    "report.html, into the root folder. Ctrl-C, or worse: the same command goes on.",
+    "and evaluates it on episodes that nothing else sees. Writes table_NAME.json, and but for "
+    "ablations report.html, into the root folder. Ctrl-C, or worse: the same command goes on.",
   )
   parser.add_argument(
-    "--table", metavar="NAME", default=grid.TABLE_1, choices=(grid.TABLE_1, grid.ABLATIONS),
-    help="one of: %(choices)s (default: %(default)s)",
+    "--table", metavar="NAME", default=grid.TABLE_1,
+    choices=(grid.TABLE_1, grid.FINE_TUNING, grid.ABLATIONS),
+    help="one of: %(choices)s; finetuning goes on from runs of Table 1 in the same root folder "
+    "(default: %(default)s)",
   )  # fmt: skip
   parser.add_argument(
     "--observation", metavar="NAME", default=config_lib.STATE, choices=config_lib.OBSERVATIONS,
@@ -31,11 +33,11 @@ def _parser() -> argparse.ArgumentParser:
   )  # fmt: skip
   parser.add_argument(
     "--rows", metavar="NAME,...", type=_names,
-    help="of the table: environments in Table 1, changes in the ablations (default: all)",
+    help="of the table: environments, or changes in the ablations (default: all)",
   )  # fmt: skip
   parser.add_argument(
     "--methods", metavar="NAME,...", type=_names, default=list(experiments.METHODS),
-    help="columns of Table 1 (default: all); the ablations are of cog",
+    help="columns of Table 1 (default: all); fine-tuning is of cog and bc, the ablations of cog",
   )  # fmt: skip
   parser.add_argument(
     "--seeds", metavar="K", type=mains.positive, default=1,
@@ -67,7 +69,11 @@ def _names(text: str) -> list[str]:
 
 
 def _runs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[grid.Run]:
-  known = experiments.ROWS if args.table == grid.TABLE_1 else grid.ABLATION_TABLE
+  known = {
+    grid.TABLE_1: experiments.ROWS,
+    grid.FINE_TUNING: grid.FINE_TUNED_ROWS,
+    grid.ABLATIONS: grid.ABLATION_TABLE,
+  }[args.table]
   rows = args.rows or list(known)
   try:
     for name in rows:
@@ -77,6 +83,8 @@ def _runs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[gri
     seeds = range(args.seeds)
     if args.table == grid.TABLE_1:
       runs = grid.table_1(args.observation, rows, args.methods, seeds)
+    elif args.table == grid.FINE_TUNING:
+      runs = grid.fine_tuning(args.observation, rows, seeds)
     else:
       runs = grid.ablations(args.observation, rows, seeds)
     if args.run:
@@ -132,12 +140,13 @@ def main(argv: list[str] | None = None) -> int:
   if args.run:
     return 0
   results = reproduce.results(runs, place)
-  evaluate.write_json(place.root / "results.json", results)
+  evaluate.write_json(place.root / f"table_{args.table}.json", results)
   if args.table == grid.ABLATIONS:
     print(reproduce.ablation_table(results))
-  else:
-    contents, _ = report.write(place.root, place.root / "report.html")
-    print(report.table(contents))
+    return 0
+  contents, _ = report.write(place.root, place.root / "report.html")
+  is_table_1 = args.table == grid.TABLE_1
+  print(report.table(contents) if is_table_1 else reproduce.fine_tuning_table(results))
   return 0
 
 

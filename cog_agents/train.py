@@ -24,8 +24,8 @@ from collection import registry
 
 _CREATE = {experiments.CQL: cql.create, experiments.BC: bc.create}
 # Gradient steps in one call of a tf.function; Ctrl-C is answered between two calls.
-_STEPS_PER_CALL = 25
-_CHECKPOINTS_KEPT = 2
+STEPS_PER_CALL = 25
+CHECKPOINTS_KEPT = 2
 _DIVERGED = "diverged.json"
 _COUNT = "count"  # of the steps that the sums of the metrics cover
 
@@ -142,6 +142,10 @@ class Learner:
   def restore(self, path: str) -> None:
     """Continues from a checkpoint, with the batch that comes next."""
     self.checkpoint.restore(path).assert_consumed()
+    self.restart_stream()
+
+  def restart_stream(self) -> None:
+    """Draws the batches that come next from the data as they are now."""
     self._iterator = self._batches(start_step=self.step)
 
   def run(self, count: int) -> None:
@@ -221,7 +225,7 @@ def train(
   keys = config.agent.observation_keys(config.observation)
   found = [experience.find(name, data_dir).info.full_name for name in names]
   record = {**dataclasses.asdict(config), "observation_keys": keys, "datasets": found}
-  _refuse_other_run(run_dir, record)
+  refuse_other_run(run_dir, record)
   if message := read_divergence(run_dir):
     raise DivergenceError(message)
   if exported_steps(run_dir) >= schedule.steps:
@@ -238,15 +242,15 @@ def train(
   evaluate.write_json(run_dir / "config.json", {**record, "steps": schedule.steps})
   learner = Learner(config, data, strategy)
   manager = tf.train.CheckpointManager(
-    learner.checkpoint, str(run_dir / "checkpoints"), _CHECKPOINTS_KEPT
+    learner.checkpoint, str(run_dir / "checkpoints"), CHECKPOINTS_KEPT
   )
   if manager.latest_checkpoint:
     learner.restore(manager.latest_checkpoint)
   metrics = Metrics(run_dir, learner.step)
-  with _Monitor(config, schedule, keys, learner) as monitor, _interruptible() as interrupted:
+  with _Monitor(config, schedule, keys, learner) as monitor, interruptible() as interrupted:
     _train_loop(learner, schedule, manager, metrics, monitor, interrupted)
   metrics.close()
-  _export(learner, run_dir)
+  export(learner, run_dir)
   return learner.step
 
 
@@ -259,12 +263,9 @@ def _train_loop(learner, schedule, manager, metrics, monitor, interrupted) -> No
     while learner.step < schedule.steps and not interrupted():
       step = learner.step
       boundary = min(schedule.steps, step - step % schedule.log_every + schedule.log_every)
-      count = min(_STEPS_PER_CALL, boundary - step)
+      count = min(STEPS_PER_CALL, boundary - step)
       started = time.monotonic()
-      try:
-        learner.run(count)
-      except tf.errors.InvalidArgumentError as error:
-        raise _divergence(metrics.run_dir, step, step + count, error.message) from error
+      run_steps(learner, count, metrics.run_dir)
       seconds += time.monotonic() - started
       step += count
       progress.update(count)
@@ -283,11 +284,20 @@ def _train_loop(learner, schedule, manager, metrics, monitor, interrupted) -> No
     manager.save(learner.step)
 
 
-def _divergence(run_dir: pathlib.Path, first: int, last: int, cause: str) -> DivergenceError:
-  """Records that a run diverged between two gradient steps."""
-  message = f"training diverged between the gradient steps {first} and {last}: {cause}"
-  evaluate.write_json(run_dir / _DIVERGED, {"step": last, "message": message})
-  return DivergenceError(message)
+def run_steps(learner: Learner, count: int, run_dir: pathlib.Path) -> None:
+  """Takes gradient steps.
+
+  Raises:
+    DivergenceError: if a loss is no longer a number, which is recorded in the run's folder.
+  """
+  step = learner.step
+  try:
+    learner.run(count)
+  except tf.errors.InvalidArgumentError as error:
+    message = f"training diverged between the gradient steps {step} and {step + count}"
+    message = f"{message}: {error.message}"
+    evaluate.write_json(run_dir / _DIVERGED, {"step": step + count, "message": message})
+    raise DivergenceError(message) from error
 
 
 def read_divergence(run_dir: str | os.PathLike) -> str | None:
@@ -363,7 +373,9 @@ class _Monitor(contextlib.AbstractContextManager):
       self._environment.close()
 
 
-def _refuse_other_run(run_dir: pathlib.Path, record: Mapping[str, Any]) -> None:
+def refuse_other_run(
+  run_dir: pathlib.Path, record: Mapping[str, Any], remedy: str = "choose another run_dir"
+) -> None:
   """Raises RunError, with the differences, if the run's config.json is not `record`."""
   if not (run_dir / "config.json").exists():
     return
@@ -372,7 +384,7 @@ def _refuse_other_run(run_dir: pathlib.Path, record: Mapping[str, Any]) -> None:
   differences = _differences(there, json.loads(json.dumps(record)))
   if differences:
     raise evaluate.RunError(
-      f"{run_dir} holds a run with another configuration; choose another run_dir. "
+      f"{run_dir} holds a run with another configuration; {remedy}. "
       f"Differences (there → asked for): {'; '.join(differences)}"
     )
 
@@ -389,14 +401,14 @@ def _differences(there: Mapping, asked: Mapping, prefix: str = "") -> list[str]:
 
 
 def exported_steps(run_dir: pathlib.Path) -> int:
-  """Returns the gradient steps of the run's exported policies; 0 if there are none."""
+  """Returns the gradient steps of the newest exported policies; 0 if there are none."""
   try:
     return int(evaluate.latest_export(run_dir).name)
   except evaluate.RunError:
     return 0
 
 
-def _export(learner: Learner, run_dir: pathlib.Path) -> None:
+def export(learner: Learner, run_dir: pathlib.Path) -> None:
   """Writes policies/STEP with a SavedModel of each policy, then removes older ones."""
   folder = run_dir / "policies" / f"{learner.step:09d}"
   if folder.exists():
@@ -412,7 +424,7 @@ def _export(learner: Learner, run_dir: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible():
+def interruptible():
   """Yields a function that tells whether Ctrl-C or SIGTERM came; a second one is not held back."""
   came = []
 

@@ -101,7 +101,7 @@ def _arrays(episodes: list[recorder.Episode]) -> dict[str, np.ndarray]:
 def main(argv: list[str] | None = None) -> int:
   parser = _parser()
   arguments = parser.parse_args(argv)
-  last_seed = registry.MONITORING_SEEDS[-1]
+  last_seed = registry.FINETUNING_SEEDS[-1]
   if not 1 <= arguments.episodes:
     parser.error(f"--episodes={arguments.episodes}: expected at least 1")
   if not 0 <= arguments.first_seed <= last_seed - arguments.episodes:

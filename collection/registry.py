@@ -11,7 +11,8 @@ from collection import environment, specs, tasks
 TRAIN_SEEDS = range(0, 10_000_000)
 VALIDATION_SEEDS = range(10_000_000, 20_000_000)
 EVALUATION_SEEDS = range(20_000_000, 30_000_000)
-MONITORING_SEEDS = range(30_000_000, 40_000_000)  # evaluation while training goes on
+MONITORING_SEEDS = range(30_000_000, 35_000_000)  # evaluation while training goes on
+FINETUNING_SEEDS = range(35_000_000, 40_000_000)  # episodes that are learned from online
 # An episode that is recorded again takes its seed plus a multiple of this: outside all the ranges.
 RETRY_STRIDE = 40_000_000
 

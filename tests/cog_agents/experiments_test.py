@@ -17,6 +17,18 @@ def test_cql_is_evaluated_greedily_and_bc_stochastically():
     assert method.stochastic_evaluation == (method.agent == experiments.BC)
 
 
+def test_fine_tuning_goes_on_by_cql_and_from_a_cloned_policy_by_sac():
+  assert set(experiments.FINE_TUNED) == {
+    "cog_finetuned", "no_prior_finetuned", "bc_init_finetuned", "sac_finetuned", "bc_sac",
+    "bc_oracle_sac",
+  }  # fmt: skip
+  assert not set(experiments.FINE_TUNED) & set(experiments.METHODS)
+  for name, method in experiments.FINE_TUNED.items():
+    assert experiments.method(name) is method
+    assert method.agent == experiments.CQL and not method.uses_prior
+    assert ("cql_alpha" in method.overrides) == name.startswith(("bc_sac", "bc_oracle"))
+
+
 def test_table_1_has_a_cell_for_each_row_and_column():
   cells = {(row, column) for row in experiments.ROWS for column in experiments.PAPER_METHODS}
   assert set(experiments.PAPER_TABLE) == cells

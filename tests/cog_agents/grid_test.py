@@ -56,6 +56,18 @@ def test_only_the_rows_asked_for_are_evaluated():
   }
 
 
+def test_fine_tuning_goes_on_from_runs_of_table_1():
+  runs = grid.fine_tuning("state", grid.FINE_TUNED_ROWS, [1])
+  table = grid.table_1("state", ALL_ROWS, experiments.METHODS, [1])
+  assert {run.name for run in runs} < {run.name for run in table}
+  assert {(run.method, run.monitored) for run in runs} == {
+    (method, name)
+    for method in ("cog", "bc")
+    for name in ("place_in_tray", "drawer_closed", "drawer_blocked_1", "drawer_blocked_2")
+  }
+  assert all(run.new_episodes and not old.new_episodes for run in runs for old in table)
+
+
 def test_the_datasets_are_in_the_catalog_or_built_from_it():
   known = {f"{entry.name}/{entry.config}" for entry in catalog.CATALOG}
   known |= {entry.name for entry in catalog.CATALOG}

@@ -11,6 +11,7 @@ from cog_agents import config as config_lib
 from cog_agents import (
   evaluate_main,
   experiments,
+  finetune_main,
   mains,
   report_main,
   stitching_main,
@@ -23,6 +24,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 MAINS = {
   "train_main": train_main,
   "evaluate_main": evaluate_main,
+  "finetune_main": finetune_main,
   "report_main": report_main,
   "stitching_main": stitching_main,
 }
@@ -76,6 +78,7 @@ def test_a_run_is_trained_evaluated_and_reported(tmp_path, data_dir, capsys):
     ("train_main", [*TRAIN, "--observation=sound"], config_lib.OBSERVATIONS),
     ("train_main", [*TRAIN, "--override=depth=3"], ["n_step", "batch_size"]),
     ("evaluate_main", ["--environment=tray"], registry.ENVIRONMENTS),
+    ("finetune_main", ["--environment=tray"], registry.ENVIRONMENTS),
   ],
 )
 def test_a_wrong_name_lists_the_known_ones_before_tensorflow_loads(main, flags, known):
@@ -107,6 +110,7 @@ def test_a_wrong_name_lists_the_known_ones_before_tensorflow_loads(main, flags, 
     ("train_main", [*TRAIN, "--override=n_step=0"], "n_step must be at least 1, got 0"),
     ("train_main", [*TRAIN, "--override=n_step=three"], "the value is not JSON"),
     ("evaluate_main", [], "is not a run"),
+    ("finetune_main", ["--environment=place_in_tray"], "is not a run"),
     ("report_main", [], "is no folder"),
   ],
 )

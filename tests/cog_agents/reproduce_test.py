@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 import signal
@@ -128,6 +129,46 @@ def test_the_estimate_is_of_the_speeds_met_so_far(tmp_path):
   assert reproduce.seconds_left(RUN, other, place) == pytest.approx(500 / 50 + 2 * 10.0)
 
 
+def test_fine_tuning_comes_after_the_evaluations(tmp_path):
+  run = dataclasses.replace(RUN, new_episodes=20)
+  place = reproduce.Place(tmp_path, episodes=2)
+  write_run(tmp_path / RUN.name, [0.0] * 4, exported=1_000, evaluated=ROWS)
+  assert reproduce.status(RUN, place).is_done
+  now = reproduce.status(run, place)
+  assert now.new_episodes == 20 and not now.is_done
+  # Two rounds of 10 new and 20 monitoring episodes, and 1,000 steps each.
+  seconds = 2_000 / 50 + 60 * 0.3
+  assert reproduce.seconds_left(run, now, place) == pytest.approx(seconds)
+  folder = tmp_path / RUN.name / "finetune" / "place_in_tray"
+  folder.mkdir(parents=True)
+  (folder / "metrics.jsonl").write_text('{"step": 1, "episodes": 10}\n')
+  assert reproduce.status(run, place).new_episodes == 10
+  (folder / "metrics.jsonl").write_text('{"step": 1, "episodes": 20}\n')
+  assert reproduce.status(run, place).new_episodes == 1  # the evaluation
+  (folder / "evaluations").mkdir()
+  (folder / "evaluations" / "place_in_tray.json").write_text("{}")
+  assert reproduce.status(run, place).is_done
+
+
+def test_the_table_of_fine_tuning_says_when_it_was_good():
+  entry = {
+    "environment": "drawer_closed", "method": "bc_sac", "seed": 2, "success_rate": 0.952,
+    "interval": [0.91, 0.97],
+    "fine_tuning_curve": [
+      {"episodes": 0, "success_rate": 0.3},
+      {"episodes": 10, "success_rate": 0.9},
+      {"episodes": 20, "success_rate": 0.95},
+      {"episodes": 30, "success_rate": 0.85},
+    ],
+  }  # fmt: skip
+  worse = {**entry, "method": "cog_finetuned", "fine_tuning_curve": entry["fine_tuning_curve"][:2]}
+  lines = reproduce.fine_tuning_table([{"environment": "drawer_closed"}, entry, worse]).splitlines()
+  assert len(lines) == 2
+  assert "0.30 before; above 0.90 after 20 new episodes;" in lines[0]
+  assert lines[0].endswith("0.952 [0.91, 0.97] after 30")
+  assert "above 0.90 never;" in lines[1] and lines[1].endswith("after 10")
+
+
 def test_a_run_that_diverged_is_done(tmp_path):
   write_run(tmp_path / RUN.name, [0.0])
   (tmp_path / RUN.name / "diverged.json").write_text('{"step": 300, "message": "critic is nan"}')
@@ -161,7 +202,7 @@ def test_a_killed_grid_goes_on_and_ends_with_results_and_a_report(tmp_path, data
   log = (run_dir / "log.txt").read_text()
   # The training that had begun was waited for; two points are too few to have converged.
   assert [log.count(f"--steps={steps} ") for steps in (1_000, 1_500, 2_000)] == [1, 1, 1]
-  (entry,) = json.loads((tmp_path / "runs" / "results.json").read_text())
+  (entry,) = json.loads((tmp_path / "runs" / "table_1.json").read_text())
   assert entry["environment"] == "place_in_tray" and entry["episodes"] == 2
   assert entry["wall_clock_seconds"] > 0 and "cores" in entry["machine"]
   assert "evaluate_main" in entry["command"][-1]

@@ -214,6 +214,7 @@ def test_seed_ranges_are_disjoint():
     registry.VALIDATION_SEEDS,
     registry.EVALUATION_SEEDS,
     registry.MONITORING_SEEDS,
+    registry.FINETUNING_SEEDS,
   ]
   ordered = sorted(ranges, key=lambda seeds: seeds.start)
   assert all(a.stop <= b.start for a, b in zip(ordered, ordered[1:], strict=False))
@@ -225,6 +226,7 @@ def test_the_seed_of_an_episode_that_is_recorded_again_is_outside_of_every_range
     registry.VALIDATION_SEEDS,
     registry.EVALUATION_SEEDS,
     registry.MONITORING_SEEDS,
+    registry.FINETUNING_SEEDS,
   )
   smallest = min(seeds.start for seeds in ranges) + registry.RETRY_STRIDE
   assert all(seeds.stop <= smallest for seeds in ranges)

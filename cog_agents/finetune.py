@@ -1,0 +1,339 @@
+"""Online fine-tuning of a trained run (sections 4 and 6.3): collect, learn, evaluate, resume."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from cog_agents import bc, cql, environments, evaluate, experiments, online, train
+from cog_agents import config as config_lib
+from collection import registry
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """How much is collected, learned and evaluated: rounds of new episodes, then gradient steps."""
+
+  episodes: int  # new ones in all; the last round has what is left of them
+  episodes_per_round: int = 10
+  steps_per_round: int = 1_000  # gradient steps
+  monitoring_episodes: int = 20  # of the evaluation after each round
+  evaluation_episodes: int = 250  # of the one at the end
+  num_workers: int = 2
+
+  @property
+  def steps(self) -> int:
+    """Gradient steps in all."""
+    return math.ceil(self.episodes / self.episodes_per_round) * self.steps_per_round
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What there is when `finetune` returns; `evaluation` is None if it was interrupted."""
+
+  folder: pathlib.Path
+  episodes: int
+  evaluation: dict[str, Any] | None
+
+
+def configure(run_dir: str | os.PathLike, environment_name: str) -> train.ExperimentConfig:
+  """Returns the configuration that fine-tunes a run in an environment.
+
+  A run of CQL goes on with the hyperparameters that it had. A cloned policy becomes that of SAC,
+  without what keeps a policy near recorded actions.
+
+  Raises:
+    ValueError: if there is no such environment.
+    RunError: if `run_dir` is no run of train_main, or its task is another.
+  """
+  run = evaluate.read_config(run_dir)
+  if run["method"] not in experiments.METHODS:
+    known = ", ".join(experiments.METHODS)
+    raise evaluate.RunError(
+      f"{run_dir} is a run of the method {run['method']!r}; expected one of train_main: {known}"
+    )
+  task = registry.spec(run["environment"]).task
+  if registry.spec(environment_name).task is not task:
+    same = [name for name, row in registry.ENVIRONMENTS.items() if row.task is task]
+    raise evaluate.RunError(
+      f"{run_dir} learned another task than that of {environment_name!r}; "
+      f"expected one of: {', '.join(same)}"
+    )
+  method = experiments.fine_tuned_name(run["method"])
+  agent = config_lib.CqlConfig(**_with_tuples(run["agent"]))
+  names = {field.name for field in dataclasses.fields(train.ExperimentConfig)}
+  return train.ExperimentConfig(
+    **{
+      **{key: value for key, value in _with_tuples(run).items() if key in names},
+      "environment": environment_name,
+      "method": method,
+      "agent": dataclasses.replace(agent, **experiments.FINE_TUNED[method].overrides),
+      "prior_share": None,
+    }
+  )
+
+
+def finetune(
+  config: train.ExperimentConfig, schedule: Schedule, run_dir: str | os.PathLike
+) -> Result:
+  """Fine-tunes a run with `schedule.episodes` new episodes in all, and evaluates the outcome.
+
+  A round collects episodes with the stochastic policy and then learns from all of them so far, and
+  from nothing else. Episode i has the seed FINETUNING_SEEDS[i]. Each is a file as soon as it has
+  ended, so a process that is stopped in any way loses none that was finished. Ctrl-C (or SIGTERM)
+  saves a checkpoint. The batches have no seed (see online.ReplayBuffer): a run that is started
+  again keeps the episodes and weights that it had, and goes its own way from there.
+
+  Args:
+    config: of `configure`.
+    schedule: more episodes than before go on.
+    run_dir: of `train`; RUN_DIR/finetune/ENVIRONMENT receives config.json, metrics.jsonl,
+      tensorboard/, checkpoints/, episodes/, policies/ and evaluations/, and is a run itself.
+
+  Raises:
+    RunError: if the run has no checkpoint or does not fit `config`, the folder holds a fine-tuning
+      with another configuration or lacks episodes.
+    DivergenceError: if it diverges, or did.
+  """
+  run_dir = pathlib.Path(run_dir)
+  run = evaluate.read_config(run_dir)
+  checkpoint = _latest_checkpoint(run_dir)
+  first_step = _step_of(checkpoint)
+  last_step = first_step + schedule.steps
+  folder = run_dir / "finetune" / config.environment
+  record = {
+    **dataclasses.asdict(config),
+    "observation_keys": config.agent.observation_keys(config.observation),
+    "datasets": run["datasets"],
+    "finetuned_method": run["method"],
+    "first_step": first_step,
+    "episodes_per_round": schedule.episodes_per_round,
+    "steps_per_round": schedule.steps_per_round,
+  }
+  train.refuse_other_run(folder, record, remedy="move that folder away to start anew")
+  if message := train.read_divergence(folder):
+    raise train.DivergenceError(message)
+  if train.exported_steps(folder) < last_step:
+    evaluate.write_json(folder / "config.json", {**record, "steps": last_step})
+    is_cloned = experiments.method(run["method"]).agent == experiments.BC
+    _train(config, schedule, folder, checkpoint, is_cloned)
+  num_episodes = len(online.EpisodeFolder(folder / "episodes"))
+  if train.exported_steps(folder) < last_step:
+    return Result(folder, num_episodes, None)
+  return Result(folder, num_episodes, _evaluate(folder, config.environment, schedule))
+
+
+def _train(config, schedule: Schedule, folder: pathlib.Path, checkpoint: str, is_cloned) -> None:
+  """Takes rounds until the last one or an interrupt, and exports the policies.
+
+  Args:
+    config, schedule: as for `finetune`.
+    folder: of the fine-tuning.
+    checkpoint: of the run that it starts from.
+    is_cloned: whether that is a run of behavioural cloning.
+  """
+  keys = config.agent.observation_keys(config.observation)
+  num_copies = min(schedule.num_workers, schedule.episodes_per_round)
+  with environments.ParallelEnvironment(config.environment, keys, num_copies) as environment:
+    spec = {
+      key: tf.TensorSpec(x.shape, x.dtype, key) for key, x in environment.observation_spec().items()
+    }
+    # A checkpoint has the statistics: these are for what it does not have, the critics of a clone.
+    statistics = {
+      key: (np.zeros(x.shape), np.ones(x.shape)) for key, x in spec.items() if len(x.shape) == 1
+    }
+    cloned = None
+    if is_cloned:
+      cloned = bc.create(spec, config.agent, statistics, config.seed)
+      _restore(cloned, checkpoint)
+      statistics = cloned.policy_network.encoder.statistics
+    with online.ReplayBuffer(spec, statistics, config.agent.n_step, config.agent.gamma) as buffer:
+      rounds = _Rounds(config, schedule, folder, _step_of(checkpoint), environment, buffer)
+      if not rounds.resume():
+        rounds.start(checkpoint, cloned)
+      with train.interruptible() as interrupted:
+        rounds.run(interrupted)
+      train.export(rounds.learner, folder)
+
+
+class _Rounds:
+  """What a fine-tuning collects and learns with, and the files that it writes."""
+
+  def __init__(
+    self,
+    config: train.ExperimentConfig,
+    schedule: Schedule,
+    folder: pathlib.Path,
+    first_step: int,
+    environment: environments.ParallelEnvironment,
+    buffer: online.ReplayBuffer,
+  ):
+    self._schedule = schedule
+    self._folder = folder
+    self._first_step = first_step
+    self._environment = environment
+    self._buffer = buffer
+    self.learner = train.Learner(config, buffer)
+    policies = self.learner.policies()
+    self._collector = online.Collector(environment, policies[evaluate.STOCHASTIC], config.seed)
+    self._greedy = evaluate.PolicyCaller(policies[evaluate.GREEDY])
+    self._episodes = online.EpisodeFolder(folder / "episodes")
+    self._successes: list[bool] = []  # of each episode
+    self._manager = tf.train.CheckpointManager(
+      self.learner.checkpoint, str(folder / "checkpoints"), train.CHECKPOINTS_KEPT
+    )
+
+  def start(self, checkpoint: str, cloned: bc.BcAgent | None) -> None:
+    """Takes the agent of a run, or the policy that it cloned, and evaluates it."""
+    if cloned is None:
+      _restore(self.learner.agent, checkpoint)
+    else:
+      take_over(self.learner.agent, cloned)
+    self._metrics = train.Metrics(self._folder, step=-1)  # none is kept
+    self._metrics.write({"step": self._first_step, "episodes": 0, **self._monitor()})
+    self._manager.save(self._first_step)
+
+  def resume(self) -> bool:
+    """Goes on from the last checkpoint with all episodes of the folder; False if there is none."""
+    if not self._manager.latest_checkpoint:
+      return False
+    self.learner.restore(self._manager.latest_checkpoint)
+    self._metrics = train.Metrics(self._folder, self.learner.step)
+    learned_from = train.read_metrics(self._folder)[-1]["episodes"]
+    if len(self._episodes) < learned_from:
+      raise evaluate.RunError(
+        f"{self._folder} has learned from {learned_from} episodes, of which its episodes/ has the "
+        f"first {len(self._episodes)}; copy the others back, or move the folder away to start anew"
+      )
+    for index in range(len(self._episodes)):
+      self._learn_from(self._episodes[index])
+    return True
+
+  def run(self, interrupted: Callable[[], bool]) -> None:
+    """Takes rounds until the last one or an interrupt, and saves a checkpoint."""
+    schedule, learner, first_step = self._schedule, self.learner, self._first_step
+    taken = learner.step - first_step
+    with tqdm.tqdm(
+      total=schedule.steps, initial=taken, desc="finetune", unit="steps", smoothing=0.05
+    ) as progress:
+      while taken < schedule.steps and not interrupted():
+        rounds = 1 + taken // schedule.steps_per_round
+        end = rounds * schedule.steps_per_round
+        self._collect(min(schedule.episodes, rounds * schedule.episodes_per_round), interrupted)
+        steps_per_second = self._learn(first_step + end, progress, interrupted)
+        taken = learner.step - first_step
+        if taken == end:
+          row = self._finish_round(steps_per_second)
+          progress.set_postfix(episodes=row["episodes"], success=row["success_rate"])
+    self._metrics.close()
+    if _step_of(self._manager.latest_checkpoint) != learner.step:
+      self._manager.save(learner.step)
+
+  def _collect(self, num_episodes: int, interrupted: Callable[[], bool]) -> None:
+    """Collects until there are as many episodes in all."""
+    while len(self._episodes) < num_episodes and not interrupted():
+      end = min(num_episodes, len(self._episodes) + self._environment.batch_size)
+      for episode in self._collector.collect(registry.FINETUNING_SEEDS[len(self._episodes) : end]):
+        self._episodes.append(episode)
+        self._learn_from(episode)
+
+  def _learn_from(self, episode: online.Episode) -> None:
+    self._buffer.add(episode)
+    self._successes.append(episode.success)
+
+  def _learn(self, end: int, progress: tqdm.tqdm, interrupted: Callable[[], bool]) -> float:
+    """Takes gradient steps until there are `end` in all; returns how many a second."""
+    first, started = self.learner.step, time.monotonic()
+    self.learner.restart_stream()
+    while self.learner.step < end and not interrupted():
+      count = min(train.STEPS_PER_CALL, end - self.learner.step)
+      train.run_steps(self.learner, count, self._folder)
+      progress.update(count)
+    return round((self.learner.step - first) / (time.monotonic() - started), 2)
+
+  def _finish_round(self, steps_per_second: float) -> dict[str, float]:
+    """Evaluates, logs and saves."""
+    step, before = self.learner.step, train.read_metrics(self._folder)[-1]["episodes"]
+    row = {
+      "step": step,
+      "episodes": len(self._episodes),
+      **self.learner.pop_metrics(),
+      "steps_per_second": steps_per_second,
+      "collected_success_rate": float(np.mean(self._successes[before:])),
+      **self._monitor(),
+    }
+    self._metrics.write(row)
+    self._manager.save(step)
+    return row
+
+  def _monitor(self) -> dict[str, float]:
+    """Success of the greedy policy, always on the same episodes, which it does not learn from."""
+    seeds = registry.MONITORING_SEEDS[: self._schedule.monitoring_episodes]
+    summary = evaluate.summarize(evaluate.rollout(self._environment, self._greedy, seeds))
+    return {key: summary[key] for key in ("success_rate", "success_at_end_rate")}
+
+
+def take_over(agent: cql.CqlAgent, cloned: bc.BcAgent) -> None:
+  """Gives a new agent a cloned policy, with its steps; the critics and the temperature stay new.
+
+  An encoder that the critics share with the policy comes with it, since it is the policy's too.
+  """
+  ours, theirs = (x.policy_network.variables for x in (agent, cloned))
+  for variable, value in zip(ours, theirs, strict=True):
+    variable.assign(value)
+  agent.initialize()  # the targets have the shared encoder, too
+  agent.train_step_counter.assign(cloned.train_step_counter)
+
+
+def _restore(agent: tf.Module, checkpoint: str) -> None:
+  """Takes every variable of an agent from the checkpoint of a run.
+
+  Raises:
+    RunError: if the checkpoint is of an agent of other sizes.
+  """
+  try:
+    status = tf.train.Checkpoint(agent=agent).restore(checkpoint).expect_partial()
+    status.assert_existing_objects_matched()
+  except (AssertionError, ValueError) as error:
+    raise evaluate.RunError(f"{checkpoint} does not fit the agent: {error}") from error
+
+
+def _latest_checkpoint(run_dir: pathlib.Path) -> str:
+  checkpoint = tf.train.latest_checkpoint(str(run_dir / "checkpoints"))
+  if checkpoint is None:
+    raise evaluate.RunError(f"{run_dir} has no checkpoint; train_main saves one when it ends")
+  return checkpoint
+
+
+def _step_of(checkpoint: str) -> int:
+  return int(checkpoint.rpartition("-")[2])
+
+
+def _evaluate(folder: pathlib.Path, environment_name: str, schedule: Schedule) -> dict[str, Any]:
+  """Evaluates the exported policy, unless that has been done."""
+  path = folder / "evaluations" / f"{environment_name}.json"
+  if path.exists():
+    there = json.loads(path.read_text())
+    steps, episodes = train.exported_steps(folder), schedule.evaluation_episodes
+    if (there["steps"], there["episodes"]) == (steps, episodes):
+      return there
+  return evaluate.evaluate_run(
+    folder,
+    environment_name,
+    num_episodes=schedule.evaluation_episodes,
+    num_workers=schedule.num_workers,
+    num_video_episodes=0,
+  )
+
+
+def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """JSON has lists where a configuration has tuples."""
+  return {key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()}
