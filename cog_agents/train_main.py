@@ -14,16 +14,15 @@ from cog_agents import experiments, mains
 from collection import registry
 
 
-def parser() -> argparse.ArgumentParser:
-  """Returns the parser of the flags."""
-  flags = argparse.ArgumentParser(
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
     prog="python -m cog_agents.train_main",
     description="Trains an agent offline on datasets that TFDS finds by name, evaluating it in "
     "simulation as it goes. The run directory receives config.json, metrics.jsonl and tensorboard/ "
     "(losses, values, success rates), checkpoints/, and policies/ (SavedModels). Ctrl-C saves a "
     "checkpoint; the same command resumes.",
   )
-  data = flags.add_argument_group("data")
+  data = parser.add_argument_group("data")
   data.add_argument(
     "--prior", metavar="NAME[/CONFIG][:VERSION],...", default="",
     help="prior experience: one dataset, or several separated by commas; "
@@ -44,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     "the union of the datasets)",
   )  # fmt: skip
 
-  experiment = flags.add_argument_group("experiment")
+  experiment = parser.add_argument_group("experiment")
   experiment.add_argument(
     "--environment", metavar="NAME", required=True, choices=tuple(registry.ENVIRONMENTS),
     help="where to evaluate; one of: %(choices)s",
@@ -75,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     help="gradient steps in all; more than before continue a run (default: %(default)s)",
   )  # fmt: skip
 
-  run = flags.add_argument_group("run")
+  run = parser.add_argument_group("run")
   run.add_argument("--run_dir", required=True, help="folder of the run")
   run.add_argument(
     "--log_every", metavar="STEPS", type=mains.positive, default=500,
@@ -108,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     "batch: the run of one device but for rounding. batch_size stays that of all together "
     "(default: %(default)s, a GPU or else the CPU)",
   )  # fmt: skip
-  return flags
+  return parser
 
 
 def agent_config(args: argparse.Namespace) -> config_lib.CqlConfig:
@@ -123,20 +122,20 @@ def agent_config(args: argparse.Namespace) -> config_lib.CqlConfig:
 
 
 def main(argv: list[str] | None = None) -> int:
-  flags = parser()
-  args = flags.parse_args(argv)
+  parser = _parser()
+  args = parser.parse_args(argv)
   try:
     agent = agent_config(args)
   except ValueError as error:
-    flags.error(str(error))
+    parser.error(str(error))
   prior = tuple(name for name in args.prior.split(",") if name)
   if experiments.METHODS[args.method].uses_prior and not prior:
-    flags.error(f"--method={args.method} needs --prior")
+    parser.error(f"--method={args.method} needs --prior")
   for flag in ("evaluate_every", "checkpoint_every"):
     if getattr(args, flag) % args.log_every:
-      flags.error(f"--{flag}={getattr(args, flag)} is no multiple of --log_every={args.log_every}")
+      parser.error(f"--{flag}={getattr(args, flag)} is no multiple of --log_every={args.log_every}")
   if agent.batch_size % args.devices:
-    flags.error(f"--devices={args.devices} does not divide batch_size={agent.batch_size}")
+    parser.error(f"--devices={args.devices} does not divide batch_size={agent.batch_size}")
 
   mains.quiet_imports()
   import tensorflow as tf
@@ -148,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
   try:
     strategy = distribution.strategy(args.devices)
   except ValueError as error:
-    flags.error(str(error))
+    parser.error(str(error))
   config = train.ExperimentConfig(
     prior=prior,
     task=args.task,
@@ -171,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
   try:
     step = train.train(config, schedule, args.run_dir, args.data_dir, args.cache_dir, strategy)
   except (experience.DatasetError, tables.TableError, evaluate.RunError) as error:
-    flags.error(str(error))
+    parser.error(str(error))
   except train.DivergenceError as error:
     print(error, file=sys.stderr)
     return mains.DIVERGED

@@ -24,7 +24,7 @@ def test_every_cell_of_table_1_is_filled_once_for_each_seed():
 
 @pytest.mark.parametrize("run", ALL_RUNS, ids=lambda run: run.name)
 def test_train_main_takes_the_flags_of_every_run(run):
-  parser = train_main.parser()
+  parser = train_main._parser()
   args = parser.parse_args([*run.train_flags(run.recipe.steps), "--run_dir=x"])
   agent = train_main.agent_config(args)
   assert isinstance(agent, config_lib.CqlConfig)
@@ -95,7 +95,7 @@ def test_an_ablation_changes_the_reference_in_what_it_says():
   assert "no_augmentation" not in runs  # states are not cropped
   configs = {
     name: train_main.agent_config(
-      train_main.parser().parse_args([*run.train_flags(1), "--run_dir=x"])
+      train_main._parser().parse_args([*run.train_flags(1), "--run_dir=x"])
     )
     for name, run in runs.items()
   }

@@ -273,7 +273,7 @@ def test_the_ablation_table_has_a_line_for_each_change():
     ("--rows=kitchen", "unknown row 'kitchen'; known: place_in_tray_held, place_in_tray"),
     ("--methods=td3", "unknown method 'td3'; known: cog, no_prior"),
     ("--run=seed_9", "unknown run 'seed_9'; known: state/place_in_tray/cog/seed_0"),
-    ("--table=2", "choose from '1', 'ablations'"),
+    ("--table=2", "choose from '1', 'finetuning', 'ablations'"),
   ],
 )
 def test_a_wrong_name_lists_the_known_ones(flag, message, capsys):
