@@ -48,9 +48,12 @@ def draw(sample: Callable[..., tf.Tensor], shape: Sequence, *args) -> tf.Tensor:
   return own_rows(sample((rows * _num_replicas(), *others), *args))
 
 
-def share() -> tf.Tensor:
-  """Weight of this device's mean in that of the batch, for gradients, which optimizers add up."""
-  return tf.constant(1.0 / _num_replicas())
+def share() -> tf.Tensor | None:
+  """Weight of this device's mean in that of the batch, for gradients, which optimizers add up.
+
+  None, TensorFlow's word for 1, on one device.
+  """
+  return None if _num_replicas() == 1 else tf.constant(1.0 / _num_replicas())
 
 
 def step(

@@ -141,7 +141,8 @@ CATALOG = (
     version="1.1.0",
     release_notes={
       "1.0.0": "Initial release.",
-      "1.1.0": "Every object fits between the open fingers, however it lies.",
+      "1.1.0": "Ten kinds of objects, each of which fits between the open fingers, however it"
+      " lies.",
     },
     description="Grasp attempts and irrelevant behaviour beside a tray, without rewards.",
   ),
@@ -156,8 +157,8 @@ CATALOG = (
     version="1.1.0",
     release_notes={
       "1.0.0": "Initial release.",
-      "1.1.0": "Every object fits between the open fingers, however it lies; the gripper's hold on"
-      " it is shaken before an episode starts.",
+      "1.1.0": "Ten kinds of objects, each of which fits between the open fingers, however it lies;"
+      " the gripper's hold on it is shaken before an episode starts.",
     },
     description="Placing a held object in the tray, with the task's sparse reward.",
   ),

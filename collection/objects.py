@@ -38,8 +38,6 @@ OBJECT_KINDS = {
   "file_cube": ObjectKind("file", (0.52,), (0.62,), "cube_small.urdf"),
   "file_ball": ObjectKind("file", (0.48,), (0.56,), "sphere_small.urdf"),
   "lego": ObjectKind("file", (0.85,), (1.0,), "lego/lego.urdf"),
-  "procedural_009": ObjectKind("file", (0.34,), (0.40,), "random_urdfs/009/009.urdf"),
-  "procedural_008": ObjectKind("file", (0.21,), (0.25,), "random_urdfs/008/008.urdf"),
 }
 
 

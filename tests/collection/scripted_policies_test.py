@@ -112,9 +112,9 @@ def test_an_episode_has_the_documented_layout(script):
   assert config["task"] == ("grasp_from_drawer" if in_drawers else "place_in_tray")
 
 
-def test_grasp_attempts_succeed_forty_percent_of_the_time():
-  # 200 episodes have a standard error of 3.5 %; collect_main measures the rate more closely.
-  assert 0.32 <= _rate(_episodes("grasp", 200), "grasped") <= 0.48
+def test_grasp_attempts_succeed_half_of_the_time():
+  # The paper's rate. 200 episodes have a standard error of 3.5 %; collect_main measures it closely.
+  assert 0.42 <= _rate(_episodes("grasp", 200), "grasped") <= 0.58
 
 
 def test_placing_succeeds_nine_times_in_ten():
