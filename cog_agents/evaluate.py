@@ -1,7 +1,6 @@
 """Rolls out policies in parallel processes: trials, success rates with intervals, videos."""
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -17,7 +16,7 @@ from tf_agents.policies import tf_policy
 from tf_agents.trajectories import policy_step
 from tf_agents.trajectories import time_step as ts
 
-from cog_agents import environments, experiments
+from cog_agents import environments, experiments, run_dirs
 from collection import registry, statistics
 
 # Names of the exported policies.
@@ -33,10 +32,6 @@ _STRIP_HEIGHT = 180  # pixels
 _BORDER = 6  # pixels; green while the reward is 1
 _GREEN = (46, 160, 67)
 _HELD_FRAMES = 5  # repetitions of an episode's last frame
-
-
-class RunError(ValueError):
-  """A folder is not the run that is needed; the message says what is missing or different."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,10 +205,10 @@ def evaluate_run(
   """
   started = time.monotonic()
   run_dir = pathlib.Path(run_dir)
-  run = read_config(run_dir)
+  run = run_dirs.read_config(run_dir)
   name = environment_name or run["environment"]
   seeds = registry.EVALUATION_SEEDS[:num_episodes]
-  export = latest_export(run_dir)
+  export = run_dirs.latest_export(run_dir)
   kinds = (
     [STOCHASTIC, GREEDY] if experiments.method(run["method"]).stochastic_evaluation else [GREEDY]
   )
@@ -244,40 +239,8 @@ def evaluate_run(
   for kind in kinds[1:]:
     details = [dataclasses.asdict(trial) for trial in trials[kind]]
     result[kind] = {**summarize(trials[kind]), "trials": details}
-  write_json(run_dir / "evaluations" / f"{name}.json", result)
+  run_dirs.write_json(run_dir / run_dirs.EVALUATIONS / f"{name}.json", result)
   return result
-
-
-def read_config(run_dir: str | os.PathLike) -> dict[str, Any]:
-  """Returns config.json of a run.
-
-  Raises:
-    RunError: if the folder is not a run's.
-  """
-  path = pathlib.Path(run_dir) / "config.json"
-  if not path.is_file():
-    raise RunError(f"{run_dir} is not a run: it has no config.json")
-  return json.loads(path.read_text())
-
-
-def latest_export(run_dir: str | os.PathLike) -> pathlib.Path:
-  """Returns the folder of the run's newest exported policies, which is named by its gradient steps.
-
-  Raises:
-    RunError: if there is none.
-  """
-  folders = [x for x in (pathlib.Path(run_dir) / "policies").glob("*") if x.name.isdigit()]
-  if not folders:
-    raise RunError(f"{run_dir} has no exported policy; train_main writes one when it ends")
-  return max(folders, key=lambda folder: int(folder.name))
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a file aside and renames it."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  aside = path.with_name(f".{path.name}.{os.getpid()}")
-  aside.write_text(json.dumps(value, indent=2) + "\n")
-  aside.replace(path)
 
 
 def _film(environment, caller, trials: list[Trial], num_episodes: int, path: pathlib.Path) -> None:

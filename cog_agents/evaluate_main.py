@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(argv)
 
   mains.quiet_imports()
-  from cog_agents import evaluate
+  from cog_agents import evaluate, run_dirs
 
   try:
     result = evaluate.evaluate_run(
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
       num_workers=args.workers,
       num_video_episodes=args.video_episodes,
     )
-  except evaluate.RunError as error:
+  except run_dirs.RunError as error:
     parser.error(str(error))
   low, high = result["interval"]
   print(

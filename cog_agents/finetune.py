@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from cog_agents import bc, cql, environments, evaluate, experiments, online, train
+from cog_agents import bc, cql, environments, evaluate, experiments, online, run_dirs, train
 from cog_agents import config as config_lib
 from collection import registry
 
@@ -54,16 +54,16 @@ def configure(run_dir: str | os.PathLike, environment_name: str) -> train.Experi
     ValueError: if there is no such environment.
     RunError: if `run_dir` is no run of train_main, or its task is another.
   """
-  run = evaluate.read_config(run_dir)
+  run = run_dirs.read_config(run_dir)
   if run["method"] not in experiments.METHODS:
     known = ", ".join(experiments.METHODS)
-    raise evaluate.RunError(
+    raise run_dirs.RunError(
       f"{run_dir} is a run of the method {run['method']!r}; expected one of train_main: {known}"
     )
   task = registry.spec(run["environment"]).task
   if registry.spec(environment_name).task is not task:
     same = [name for name, row in registry.ENVIRONMENTS.items() if row.task is task]
-    raise evaluate.RunError(
+    raise run_dirs.RunError(
       f"{run_dir} learned another task than that of {environment_name!r}; "
       f"expected one of: {', '.join(same)}"
     )
@@ -104,7 +104,7 @@ def finetune(
     DivergenceError: if it diverges, or did.
   """
   run_dir = pathlib.Path(run_dir)
-  run = evaluate.read_config(run_dir)
+  run = run_dirs.read_config(run_dir)
   checkpoint = _latest_checkpoint(run_dir)
   first_step = _step_of(checkpoint)
   last_step = first_step + schedule.steps
@@ -119,14 +119,14 @@ def finetune(
     "steps_per_round": schedule.steps_per_round,
   }
   train.refuse_other_run(folder, record, remedy="move that folder away to start anew")
-  if message := train.read_divergence(folder):
-    raise train.DivergenceError(message)
-  if train.exported_steps(folder) < last_step:
-    evaluate.write_json(folder / "config.json", {**record, "steps": last_step})
+  if divergence := run_dirs.read_divergence(folder):
+    raise train.DivergenceError(divergence["message"])
+  if run_dirs.exported_steps(folder) < last_step:
+    run_dirs.write_json(folder / run_dirs.CONFIG, {**record, "steps": last_step})
     is_cloned = experiments.method(run["method"]).agent == experiments.BC
     _train(config, schedule, folder, checkpoint, is_cloned)
   num_episodes = len(online.EpisodeFolder(folder / "episodes"))
-  if train.exported_steps(folder) < last_step:
+  if run_dirs.exported_steps(folder) < last_step:
     return Result(folder, num_episodes, None)
   return Result(folder, num_episodes, _evaluate(folder, config.environment, schedule))
 
@@ -207,9 +207,9 @@ class _Rounds:
       return False
     self.learner.restore(self._manager.latest_checkpoint)
     self._metrics = train.Metrics(self._folder, self.learner.step)
-    learned_from = train.read_metrics(self._folder)[-1]["episodes"]
+    learned_from = run_dirs.read_metrics(self._folder)[-1]["episodes"]
     if len(self._episodes) < learned_from:
-      raise evaluate.RunError(
+      raise run_dirs.RunError(
         f"{self._folder} has learned from {learned_from} episodes, of which its episodes/ has the "
         f"first {len(self._episodes)}; copy the others back, or move the folder away to start anew"
       )
@@ -261,7 +261,7 @@ class _Rounds:
 
   def _finish_round(self, steps_per_second: float) -> dict[str, float]:
     """Evaluates, logs and saves."""
-    step, before = self.learner.step, train.read_metrics(self._folder)[-1]["episodes"]
+    step, before = self.learner.step, run_dirs.read_metrics(self._folder)[-1]["episodes"]
     row = {
       "step": step,
       "episodes": len(self._episodes),
@@ -303,13 +303,13 @@ def _restore(agent: tf.Module, checkpoint: str) -> None:
     status = tf.train.Checkpoint(agent=agent).restore(checkpoint).expect_partial()
     status.assert_existing_objects_matched()
   except (AssertionError, ValueError) as error:
-    raise evaluate.RunError(f"{checkpoint} does not fit the agent: {error}") from error
+    raise run_dirs.RunError(f"{checkpoint} does not fit the agent: {error}") from error
 
 
 def _latest_checkpoint(run_dir: pathlib.Path) -> str:
   checkpoint = tf.train.latest_checkpoint(str(run_dir / "checkpoints"))
   if checkpoint is None:
-    raise evaluate.RunError(f"{run_dir} has no checkpoint; train_main saves one when it ends")
+    raise run_dirs.RunError(f"{run_dir} has no checkpoint; train_main saves one when it ends")
   return checkpoint
 
 
@@ -322,7 +322,7 @@ def _evaluate(folder: pathlib.Path, environment_name: str, schedule: Schedule) -
   path = folder / "evaluations" / f"{environment_name}.json"
   if path.exists():
     there = json.loads(path.read_text())
-    steps, episodes = train.exported_steps(folder), schedule.evaluation_episodes
+    steps, episodes = run_dirs.exported_steps(folder), schedule.evaluation_episodes
     if (there["steps"], there["episodes"]) == (steps, episodes):
       return there
   return evaluate.evaluate_run(

@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
   mains.quiet_imports()
   import tensorflow as tf
 
-  from cog_agents import evaluate, finetune, train
+  from cog_agents import finetune, run_dirs, train
 
   if args.threads:
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
   )
   try:
     result = finetune.finetune(dataclasses.replace(config, agent=agent), schedule, args.run_dir)
-  except evaluate.RunError as error:
+  except run_dirs.RunError as error:
     parser.error(str(error))
   except train.DivergenceError as error:
     print(error, file=sys.stderr)

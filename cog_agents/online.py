@@ -18,7 +18,7 @@ from tf_agents.specs import array_spec
 from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 
-from cog_agents import environments, evaluate, experience, networks
+from cog_agents import environments, evaluate, experience, networks, run_dirs
 from collection import specs
 
 _TABLE = "online"
@@ -159,7 +159,7 @@ class EpisodeFolder:
         observations={key.removeprefix(_OBSERVATION): x for key, x in arrays.items()},
       )
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-      raise evaluate.RunError(
+      raise run_dirs.RunError(
         f"{path} is no episode ({error}); remove it and those after it to collect them again"
       ) from error
 

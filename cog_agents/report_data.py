@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cog_agents import experiments
+from cog_agents import experiments, run_dirs
 from collection import statistics
 
 FINE_TUNINGS = "finetune"  # RUN_DIR/finetune/ENVIRONMENT is a fine-tuning of the run RUN_DIR
@@ -105,11 +105,12 @@ def load(root_dir: str | os.PathLike) -> Contents:
   root = pathlib.Path(root_dir)
   if not root.is_dir():
     raise ReportError(f"{root} is no folder; expected one with runs of train_main below it")
-  folders = [path.parent for path in sorted(root.rglob("config.json"))]
+  folders = [path.parent for path in sorted(root.rglob(run_dirs.CONFIG))]
+  tuned = f"{FINE_TUNINGS}/*/{run_dirs.METRICS}"
   contents = Contents(
     root,
     tuple(_run(path) for path in folders if path.parent.name != FINE_TUNINGS),
-    tuple(_fine_tuning(x.parent) for x in sorted(root.rglob(f"{FINE_TUNINGS}/*/metrics.jsonl"))),
+    tuple(_fine_tuning(path.parent) for path in sorted(root.rglob(tuned))),
     tuple(json.loads(path.read_text()) for path in sorted(root.rglob(STITCHING_FILENAME))),
   )
   shown = [run for run in contents.runs if run.evaluations or run.divergence]
@@ -168,30 +169,21 @@ def _key(run: Run) -> tuple[str, str, str]:
 
 
 def _run(path: pathlib.Path) -> Run:
-  divergence = path / "diverged.json"
-  return Run(
-    path,
-    json.loads((path / "config.json").read_text()),
-    tuple(json.loads(file.read_text()) for file in sorted((path / "evaluations").glob("*.json"))),
-    _rows(path / "metrics.jsonl"),
-    json.loads(divergence.read_text()) if divergence.exists() else None,
-  )
+  return _with_results(path, run_dirs.read_config(path))
 
 
 def _fine_tuning(path: pathlib.Path) -> Run:
-  started_from = json.loads((path.parents[1] / "config.json").read_text())
+  started_from = run_dirs.read_config(path.parents[1])
   config = {key: started_from[key] for key in ("method", "observation", "seed")}
-  evaluations = sorted((path / "evaluations").glob("*.json"))
+  return _with_results(path, {**config, "environment": path.name})
+
+
+def _with_results(path: pathlib.Path, config: dict[str, Any]) -> Run:
+  files = sorted((path / run_dirs.EVALUATIONS).glob("*.json"))
   return Run(
     path,
-    {**config, "environment": path.name},
-    tuple(json.loads(file.read_text()) for file in evaluations),
-    _rows(path / "metrics.jsonl"),
-    None,
+    config,
+    tuple(json.loads(file.read_text()) for file in files),
+    tuple(run_dirs.read_metrics(path)),
+    run_dirs.read_divergence(path),
   )
-
-
-def _rows(path: pathlib.Path) -> tuple[dict[str, float], ...]:
-  """The rows of a metrics.jsonl, but for a last line that a killed run left unfinished."""
-  lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-  return tuple(json.loads(line) for line in lines if line.endswith("\n"))

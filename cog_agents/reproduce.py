@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from cog_agents import evaluate, experience, grid, mains, report, report_data, train
+from cog_agents import experience, grid, mains, report, report_data, run_dirs
 from collection import statistics
 
 # A run has converged when the mean success on monitoring episodes in its last quarter is at most
@@ -101,13 +101,13 @@ def converged(metrics: Sequence[dict[str, float]]) -> bool:
 def status(run: grid.Run, place: Place) -> Status:
   """Reads how far a run is from its folder."""
   folder = place.root / run.name
-  metrics = train.read_metrics(folder)
+  metrics = run_dirs.read_metrics(folder)
   step = int(metrics[-1]["step"]) if metrics else 0
-  diverged = train.read_divergence(folder)
+  diverged = run_dirs.read_divergence(folder)
   if diverged:
-    return Status(step, step, True, diverged, ())
+    return Status(step, step, True, diverged["message"], ())
   lengths = [run.recipe.steps * (2 + extension) // 2 for extension in range(MAX_EXTENSIONS + 1)]
-  exported = train.exported_steps(folder)
+  exported = run_dirs.exported_steps(folder)
   until_export = [row for row in metrics if row["step"] <= exported]
   is_trained = exported in lengths and (converged(until_export) or exported == lengths[-1])
   steps = exported if is_trained else next(x for x in lengths if x > exported)
@@ -122,18 +122,18 @@ def status(run: grid.Run, place: Place) -> Status:
 def _new_episodes(run: grid.Run, folder: pathlib.Path) -> int:
   """New episodes that are still to be collected; one if only the evaluation is missing."""
   folder = folder / report_data.FINE_TUNINGS / run.monitored
-  if train.read_divergence(folder):
+  if run_dirs.read_divergence(folder):
     return 0
-  metrics = train.read_metrics(folder)
+  metrics = run_dirs.read_metrics(folder)
   there = metrics[-1]["episodes"] if metrics else 0
   if there < run.new_episodes:
     return run.new_episodes - there
-  is_evaluated = (folder / "evaluations" / f"{run.monitored}.json").exists()
+  is_evaluated = (folder / run_dirs.EVALUATIONS / f"{run.monitored}.json").exists()
   return 0 if is_evaluated or not run.new_episodes else 1
 
 
 def _is_evaluated(folder: pathlib.Path, name: str, steps: int, episodes: int) -> bool:
-  path = folder / "evaluations" / f"{name}.json"
+  path = folder / run_dirs.EVALUATIONS / f"{name}.json"
   if not path.exists():
     return False
   there = json.loads(path.read_text())
@@ -164,7 +164,7 @@ def seconds_left(run: grid.Run, now: Status, place: Place) -> float:
   """Estimates the time to finish a run from the speeds of those that have begun."""
   speeds, trials = [run.recipe.steps_per_second], [_SECONDS_PER_TRIAL]
   for path in place.root.glob(f"{run.observation}/*/{run.method}/*/metrics.jsonl"):
-    rows = train.read_metrics(path.parent)
+    rows = run_dirs.read_metrics(path.parent)
     speeds += [row["steps_per_second"] for row in rows[-1:]]
   for name in now.missing:
     for path in place.root.glob(f"*/*/{run.method}/*/evaluations/{name}.json"):
@@ -262,7 +262,7 @@ def _line(run: grid.Run, place: Place) -> str:
 
 
 def _evaluation(run: grid.Run, name: str, place: Place) -> dict[str, Any]:
-  return json.loads((place.root / run.name / "evaluations" / f"{name}.json").read_text())
+  return json.loads((place.root / run.name / run_dirs.EVALUATIONS / f"{name}.json").read_text())
 
 
 def _finish(run: grid.Run, place: Place, stopped: threading.Event) -> None:
@@ -322,7 +322,7 @@ def _record(run: grid.Run, place: Place, command: list[str], started: float) -> 
     "wall_clock_seconds": round(now - started, 1),
     "machine": _machine(),
   }
-  evaluate.write_json(path, [*there, entry])
+  run_dirs.write_json(path, [*there, entry])
   return now
 
 
@@ -356,7 +356,7 @@ def results(runs: Sequence[grid.Run], place: Place) -> list[dict[str, Any]]:
         for name in run.environments
       ]
     else:
-      shared["converged"] = converged(train.read_metrics(folder))
+      shared["converged"] = converged(run_dirs.read_metrics(folder))
       contents = report_data.load(folder)
       found += [{**entry, **shared} for entry in report.entries(contents)]
       tuned = dataclasses.replace(contents, runs=contents.fine_tunings)
@@ -369,7 +369,7 @@ def results(runs: Sequence[grid.Run], place: Place) -> list[dict[str, Any]]:
 
 def _curve(folder: pathlib.Path, key: str) -> list[dict[str, float]]:
   """Success on the monitoring episodes against `key`."""
-  rows = train.read_metrics(folder)
+  rows = run_dirs.read_metrics(folder)
   return [{x: row[x] for x in (key, "success_rate")} for row in rows if "success_rate" in row]
 
 

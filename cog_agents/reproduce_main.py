@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
   mains.quiet_imports()
-  from cog_agents import evaluate, report, reproduce
+  from cog_agents import report, reproduce, run_dirs
 
   place = reproduce.Place(
     pathlib.Path(args.root_dir), args.data_dir, args.cache_dir, args.jobs, args.episodes
@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
   if args.run:
     return 0
   results = reproduce.results(runs, place)
-  evaluate.write_json(place.root / f"table_{args.table}.json", results)
+  run_dirs.write_json(place.root / f"table_{args.table}.json", results)
   if args.table == grid.ABLATIONS:
     print(reproduce.ablation_table(results))
     return 0

@@ -18,7 +18,7 @@ import tensorflow as tf
 import tqdm
 
 from cog_agents import config as config_lib
-from cog_agents import cql, evaluate, experience, experiments
+from cog_agents import cql, experience, experiments, run_dirs
 
 # Sizes of the samples, with which 1.8M transitions of 37 dimensions take less than a minute on a
 # core. A share of this many episodes is right to about 0.04.
@@ -151,7 +151,7 @@ def analyse(
   Raises:
     StitchingError: if the prior or the rewarded task data are fewer than two episodes, or the run
       has no critics.
-    experience.DatasetError, evaluate.RunError: if a dataset or the run is missing.
+    experience.DatasetError, run_dirs.RunError: if a dataset or the run is missing.
   """
   rng = np.random.default_rng(seed)
   run = None if run_dir is None else _Run(run_dir)
@@ -233,13 +233,13 @@ class _Run:
   """A trained agent with critics: its configuration and its latest checkpoint."""
 
   def __init__(self, run_dir: str | os.PathLike):
-    record = evaluate.read_config(run_dir)
+    record = run_dirs.read_config(run_dir)
     if experiments.method(record["method"]).agent != experiments.CQL:
       raise StitchingError(f"{run_dir} is a run of {record['method']!r}, which learns no values")
     self.path = pathlib.Path(run_dir)
     self.checkpoint = tf.train.latest_checkpoint(str(self.path / "checkpoints"))
     if not self.checkpoint:
-      raise evaluate.RunError(f"{run_dir} has no checkpoint; train_main writes one")
+      raise run_dirs.RunError(f"{run_dir} has no checkpoint; train_main writes one")
     self.keys = tuple(record["observation_keys"])
     self._agent_config = config_lib.CqlConfig(
       **{k: tuple(v) if isinstance(v, list) else v for k, v in record["agent"].items()}

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(argv)
 
   mains.quiet_imports()
-  from cog_agents import evaluate, experience, stitching, tables
+  from cog_agents import experience, run_dirs, stitching, tables
 
   prior = tuple(name for name in args.prior.split(",") if name)
   try:
@@ -54,10 +54,10 @@ def main(argv: list[str] | None = None) -> int:
       prior, args.task, data_dir=args.data_dir, cache_dir=args.cache_dir, run_dir=args.run_dir
     )
   except (
-    experience.DatasetError, tables.TableError, evaluate.RunError, stitching.StitchingError
+    experience.DatasetError, tables.TableError, run_dirs.RunError, stitching.StitchingError
   ) as error:  # fmt: skip
     parser.error(str(error))
-  evaluate.write_json(args.out, result)
+  run_dirs.write_json(args.out, result)
   print(f"{result['verdict']}: {result['sentence']}")
   print(f"Wrote {args.out}.")
   return 0

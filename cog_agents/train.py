@@ -18,7 +18,16 @@ import tqdm
 from tf_agents.agents import tf_agent
 from tf_agents.policies import policy_saver
 
-from cog_agents import bc, cql, distribution, environments, evaluate, experience, experiments
+from cog_agents import (
+  bc,
+  cql,
+  distribution,
+  environments,
+  evaluate,
+  experience,
+  experiments,
+  run_dirs,
+)
 from cog_agents import config as config_lib
 from collection import registry
 
@@ -26,7 +35,6 @@ _CREATE = {experiments.CQL: cql.create, experiments.BC: bc.create}
 # Gradient steps in one call of a tf.function; Ctrl-C is answered between two calls.
 STEPS_PER_CALL = 25
 CHECKPOINTS_KEPT = 2
-_DIVERGED = "diverged.json"
 _COUNT = "count"  # of the steps that the sums of the metrics cover
 
 
@@ -226,10 +234,10 @@ def train(
   found = [experience.find(name, data_dir).info.full_name for name in names]
   record = {**dataclasses.asdict(config), "observation_keys": keys, "datasets": found}
   refuse_other_run(run_dir, record)
-  if message := read_divergence(run_dir):
-    raise DivergenceError(message)
-  if exported_steps(run_dir) >= schedule.steps:
-    return exported_steps(run_dir)
+  if divergence := run_dirs.read_divergence(run_dir):
+    raise DivergenceError(divergence["message"])
+  if run_dirs.exported_steps(run_dir) >= schedule.steps:
+    return run_dirs.exported_steps(run_dir)
   data = experience.load(
     names,
     data_dir=data_dir,
@@ -239,7 +247,7 @@ def train(
     only_successful=experiments.method(config.method).data is experiments.Data.SUCCESSFUL_TASK,
     cache_dir=cache_dir,
   )
-  evaluate.write_json(run_dir / "config.json", {**record, "steps": schedule.steps})
+  run_dirs.write_json(run_dir / run_dirs.CONFIG, {**record, "steps": schedule.steps})
   learner = Learner(config, data, strategy)
   manager = tf.train.CheckpointManager(
     learner.checkpoint, str(run_dir / "checkpoints"), CHECKPOINTS_KEPT
@@ -296,14 +304,8 @@ def run_steps(learner: Learner, count: int, run_dir: pathlib.Path) -> None:
   except tf.errors.InvalidArgumentError as error:
     message = f"training diverged between the gradient steps {step} and {step + count}"
     message = f"{message}: {error.message}"
-    evaluate.write_json(run_dir / _DIVERGED, {"step": step + count, "message": message})
+    run_dirs.write_divergence(run_dir, step + count, message)
     raise DivergenceError(message) from error
-
-
-def read_divergence(run_dir: str | os.PathLike) -> str | None:
-  """Returns how a run diverged; None if it has not."""
-  path = pathlib.Path(run_dir) / _DIVERGED
-  return json.loads(path.read_text())["message"] if path.exists() else None
 
 
 class Metrics:
@@ -312,8 +314,8 @@ class Metrics:
   def __init__(self, run_dir: pathlib.Path, step: int):
     """Keeps the lines up to `step`, which the checkpoint has, and drops those after it."""
     self.run_dir = run_dir
-    self._path = run_dir / "metrics.jsonl"
-    kept = [row for row in read_metrics(run_dir) if row["step"] <= step]
+    self._path = run_dir / run_dirs.METRICS
+    kept = [row for row in run_dirs.read_metrics(run_dir) if row["step"] <= step]
     aside = self._path.with_suffix(".aside")
     aside.write_text("".join(json.dumps(row) + "\n" for row in kept))
     aside.replace(self._path)
@@ -343,13 +345,6 @@ class Metrics:
     self._writer.flush()
 
 
-def read_metrics(run_dir: str | os.PathLike) -> list[dict[str, float]]:
-  """Returns the rows of metrics.jsonl; a last line that a killed run left unfinished is skipped."""
-  path = pathlib.Path(run_dir) / "metrics.jsonl"
-  lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-  return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 class _Monitor(contextlib.AbstractContextManager):
   """Rolls out the policy as it is, always on the same episodes, in processes that stay."""
 
@@ -377,13 +372,13 @@ def refuse_other_run(
   run_dir: pathlib.Path, record: Mapping[str, Any], remedy: str = "choose another run_dir"
 ) -> None:
   """Raises RunError, with the differences, if the run's config.json is not `record`."""
-  if not (run_dir / "config.json").exists():
+  if not (run_dir / run_dirs.CONFIG).exists():
     return
-  there = evaluate.read_config(run_dir)
+  there = run_dirs.read_config(run_dir)
   there.pop("steps")  # more of them continue the same run
   differences = _differences(there, json.loads(json.dumps(record)))
   if differences:
-    raise evaluate.RunError(
+    raise run_dirs.RunError(
       f"{run_dir} holds a run with another configuration; {remedy}. "
       f"Differences (there → asked for): {'; '.join(differences)}"
     )
@@ -398,14 +393,6 @@ def _differences(there: Mapping, asked: Mapping, prefix: str = "") -> list[str]:
     elif left != right:
       lines.append(f"{prefix}{key}: {left!r} → {right!r}")
   return lines
-
-
-def exported_steps(run_dir: pathlib.Path) -> int:
-  """Returns the gradient steps of the newest exported policies; 0 if there are none."""
-  try:
-    return int(evaluate.latest_export(run_dir).name)
-  except evaluate.RunError:
-    return 0
 
 
 def export(learner: Learner, run_dir: pathlib.Path) -> None:

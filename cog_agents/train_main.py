@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
   mains.quiet_imports()
   import tensorflow as tf
 
-  from cog_agents import distribution, evaluate, experience, tables, train
+  from cog_agents import distribution, experience, run_dirs, tables, train
 
   if args.threads:
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)
@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
   )
   try:
     step = train.train(config, schedule, args.run_dir, args.data_dir, args.cache_dir, strategy)
-  except (experience.DatasetError, tables.TableError, evaluate.RunError) as error:
+  except (experience.DatasetError, tables.TableError, run_dirs.RunError) as error:
     parser.error(str(error))
   except train.DivergenceError as error:
     print(error, file=sys.stderr)
@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"Stopped after {step} of {args.steps} gradient steps; the same command goes on there.")
     return mains.INTERRUPTED
   print(
-    f"Trained {step} gradient steps; the policies are in {evaluate.latest_export(args.run_dir)}."
+    f"Trained {step} gradient steps; the policies are in {run_dirs.latest_export(args.run_dir)}."
   )
   print(f"Evaluate them: python -m cog_agents.evaluate_main --run_dir={args.run_dir}")
   return 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cog_agents import distribution, evaluate, train, train_main
+from cog_agents import distribution, evaluate, run_dirs, train_main
 from tests import fakes
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -83,7 +83,7 @@ def assert_same_run(expected_dir, actual_dir):
   assert any(name.endswith("_actor_optimizer/m/.ATTRIBUTES/VARIABLE_VALUE") for name in expected)
   for name, value in expected.items():
     assert_close(value, actual[name], name)
-  rows = [train.read_metrics(folder) for folder in (expected_dir, actual_dir)]
+  rows = [run_dirs.read_metrics(folder) for folder in (expected_dir, actual_dir)]
   assert [row["step"] for row in rows[1]] == [HALF, STEPS]
   for one, two in zip(*rows, strict=True):
     assert one.pop("steps_per_second") and two.pop("steps_per_second")
@@ -103,7 +103,7 @@ def test_a_run_goes_on_with_another_number_of_devices(root, name):
 @pytest.mark.parametrize("kind", [evaluate.GREEDY, evaluate.STOCHASTIC])
 def test_the_exported_policy_is_that_of_one_device(root, kind):
   one, two = (
-    tf.saved_model.load(str(evaluate.latest_export(root / devices / "cog_image") / kind))
+    tf.saved_model.load(str(run_dirs.latest_export(root / devices / "cog_image") / kind))
     for devices in ("one", "two")
   )
   assert int(two.get_train_step()) == STEPS

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from tf_agents.trajectories import time_step as ts
 
-from cog_agents import bc, cql, environments, evaluate
+from cog_agents import bc, cql, environments, evaluate, run_dirs
 from cog_agents import config as config_lib
 from collection import registry, specs
 from tests import fakes
@@ -122,14 +122,14 @@ def test_noise_changes_with_the_step_and_has_the_spread_of_the_policy(policies):
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
-  with pytest.raises(evaluate.RunError, match=f"{tmp_path} is not a run"):
+  with pytest.raises(run_dirs.RunError, match=f"{tmp_path} is not a run"):
     evaluate.evaluate_run(tmp_path, num_episodes=1, num_workers=1, num_video_episodes=0)
 
 
 def test_a_run_without_a_policy_says_so(tmp_path):
   config = {"method": "cog", "environment": "place_in_tray", "observation_keys": KEYS}
   (tmp_path / "config.json").write_text(json.dumps(config))
-  with pytest.raises(evaluate.RunError, match="no exported policy"):
+  with pytest.raises(run_dirs.RunError, match="no exported policy"):
     evaluate.evaluate_run(tmp_path, num_episodes=1, num_workers=1, num_video_episodes=0)
 
 

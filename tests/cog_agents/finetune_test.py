@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cog_agents import bc, cql, evaluate, finetune, finetune_main, online, report, train
+from cog_agents import bc, cql, evaluate, finetune, finetune_main, online, report, run_dirs, train
 from cog_agents import config as config_lib
 from collection import registry, specs
 from tests import fakes
@@ -87,7 +87,7 @@ def test_a_run_of_cql_goes_on_where_it_ended(run):
   assert_same_variables(before, variables(folder / "checkpoints" / f"ckpt-{STEPS}", "agent/"))
   config = finetune.configure(run_dir, ENVIRONMENT)
   assert config.agent == dataclasses.replace(config_lib.FAST_STATE, **SMALL)
-  first, second = train.read_metrics(folder)
+  first, second = run_dirs.read_metrics(folder)
   assert (first["step"], first["episodes"]) == (STEPS, 0)
   assert (second["step"], second["episodes"]) == (STEPS + 40, 3)
   assert {"success_rate", "collected_success_rate", "td_loss", "cql_loss"} <= second.keys()
@@ -118,7 +118,7 @@ def test_more_episodes_continue_and_the_same_number_changes_nothing(run):
   assert quickly(run_dir, episodes=3).episodes == 3
   assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == there
   assert quickly(run_dir, episodes=5).evaluation["steps"] == STEPS + 80
-  rows = train.read_metrics(folder)
+  rows = run_dirs.read_metrics(folder)
   assert [(row["step"], row["episodes"]) for row in rows] == [(50, 0), (90, 3), (130, 5)]
   episodes = online.EpisodeFolder(folder / "episodes")
   assert [episodes[i].seed for i in range(5)] == [*registry.FINETUNING_SEEDS[:5]]
@@ -176,7 +176,7 @@ def test_a_cloned_policy_goes_on_by_sac(run):
     for x in (run_dir, folder)
   )
   assert_same_variables(before, after)
-  row = train.read_metrics(folder)[-1]
+  row = run_dirs.read_metrics(folder)[-1]
   assert row["cql_loss"] == 0 and row["td_loss"] > 0
   stored = online.EpisodeFolder(folder / "episodes")[1].observations
   assert {key: x.dtype for key, x in stored.items()} == {"image": np.uint8, "state": np.float32}
@@ -231,10 +231,10 @@ def test_no_episode_is_lost_by_an_interrupt_or_a_kill(run):
   assert [online.EpisodeFolder(folder / "episodes")[i].seed for i in range(9)] == [
     *registry.FINETUNING_SEEDS[:9]
   ]
-  rows = train.read_metrics(folder)
+  rows = run_dirs.read_metrics(folder)
   expected = [(STEPS + 400 * i, 3 * i) for i in range(4)]
   assert [(row["step"], row["episodes"]) for row in rows] == expected
-  assert evaluate.latest_export(folder).name == f"{STEPS + 1200:09d}"
+  assert run_dirs.latest_export(folder).name == f"{STEPS + 1200:09d}"
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_mistake_is_explained_and_exits_with_2(run, flags, message, capsys):
 def test_a_run_without_a_checkpoint_says_so(run):
   run_dir = run("cog_state")
   shutil.rmtree(run_dir / "checkpoints")
-  with pytest.raises(evaluate.RunError, match="has no checkpoint"):
+  with pytest.raises(run_dirs.RunError, match="has no checkpoint"):
     quickly(run_dir, episodes=3)
 
 
@@ -266,10 +266,10 @@ def test_what_no_longer_fits_is_refused(run):
   run_dir = run("cog_state")
   quickly(run_dir, episodes=3)
   folder = run_dir / "finetune" / ENVIRONMENT
-  with pytest.raises(evaluate.RunError, match=r"move that folder.*: episodes_per_round: 3 → 2$"):
+  with pytest.raises(run_dirs.RunError, match=r"move that folder.*: episodes_per_round: 3 → 2$"):
     quickly(run_dir, episodes=6, episodes_per_round=2)
-  with pytest.raises(evaluate.RunError, match="is a run of the method 'cog_finetuned'"):
+  with pytest.raises(run_dirs.RunError, match="is a run of the method 'cog_finetuned'"):
     finetune.configure(folder, ENVIRONMENT)
   (folder / "episodes" / "000001.npz").unlink()
-  with pytest.raises(evaluate.RunError, match=r"from 3 episodes.* has the first 1; copy"):
+  with pytest.raises(run_dirs.RunError, match=r"from 3 episodes.* has the first 1; copy"):
     quickly(run_dir, episodes=6)

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from cog_agents import config as config_lib
-from cog_agents import cql, environments, evaluate, online
+from cog_agents import cql, environments, evaluate, online, run_dirs
 from collection import registry, specs
 
 ENVIRONMENT = "place_in_tray_held"
@@ -141,5 +141,5 @@ def test_episodes_are_read_as_they_were_written(tmp_path, episodes):
 def test_a_damaged_episode_is_named(tmp_path, content):
   online.EpisodeFolder(tmp_path).append(counted_episode())
   (tmp_path / "000000.npz").write_bytes(content)
-  with pytest.raises(evaluate.RunError, match="000000.npz is no episode"):
+  with pytest.raises(run_dirs.RunError, match="000000.npz is no episode"):
     online.EpisodeFolder(tmp_path)[0]

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from cog_agents import config as config_lib
-from cog_agents import evaluate, experience, experiments, train
+from cog_agents import evaluate, experience, experiments, run_dirs, train
 from tests import fakes
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def assert_same_run(left, right):
 
 
 def logged(run_dir):
-  rows = train.read_metrics(run_dir)
+  rows = run_dirs.read_metrics(run_dir)
   return [{key: row[key] for key in row if key != "steps_per_second"} for row in rows]
 
 
@@ -80,7 +80,7 @@ def start(data_dir, run_dir):
 
 def wait_for_step(process, run_dir, step):
   while process.poll() is None:
-    rows = train.read_metrics(run_dir)
+    rows = run_dirs.read_metrics(run_dir)
     if rows and rows[-1]["step"] > step:
       return
     time.sleep(0.01)
@@ -101,7 +101,7 @@ def test_a_run_that_was_interrupted_and_killed_ends_like_one_that_was_not(tmp_pa
   wait_for_step(process, broken, stopped + 60)
   process.kill()
   process.communicate()
-  assert len(train.read_metrics(broken)) < STEPS / 5
+  assert len(run_dirs.read_metrics(broken)) < STEPS / 5
 
   process = start(data_dir, broken)
   assert process.wait(timeout=60) == 0
@@ -111,7 +111,7 @@ def test_a_run_that_was_interrupted_and_killed_ends_like_one_that_was_not(tmp_pa
     whole,
     data_dir,
   )
-  assert [row["step"] for row in train.read_metrics(broken)] == list(range(5, STEPS + 1, 5))
+  assert [row["step"] for row in run_dirs.read_metrics(broken)] == list(range(5, STEPS + 1, 5))
   assert_same_run(whole, broken)
 
 
@@ -124,7 +124,7 @@ def finished(tmp_path_factory, data_dir):
 
 
 def test_the_realised_mixture_is_logged(finished):
-  (row,) = train.read_metrics(finished)
+  (row,) = run_dirs.read_metrics(finished)
   assert row["mixture/prior/1.0.0"] == pytest.approx(0.9, abs=0.03)
   assert row["mixture/prior/1.0.0"] + row["mixture/task/1.0.0"] == pytest.approx(1.0)
 
@@ -140,7 +140,7 @@ def test_another_configuration_in_the_same_folder_is_refused_with_the_difference
 ):
   agent = dataclasses.replace(experiment().agent, n_step=7)
   other = experiment(seed=1, agent=agent, prior_share=0.9)
-  with pytest.raises(evaluate.RunError) as error:
+  with pytest.raises(run_dirs.RunError) as error:
     train.train(other, schedule(200), finished, data_dir)
   assert re.search(r"Differences .*: agent\.n_step: \d → 7; seed: 0 → 1$", str(error.value))
 
@@ -149,7 +149,7 @@ def test_more_steps_continue_a_finished_run(finished, data_dir, tmp_path):
   run_dir = tmp_path / "copy"
   shutil.copytree(finished, run_dir)
   assert train.train(experiment(prior_share=0.9), schedule(400), run_dir, data_dir) == 400
-  assert [row["step"] for row in train.read_metrics(run_dir)] == [200, 400]
+  assert [row["step"] for row in run_dirs.read_metrics(run_dir)] == [200, 400]
   assert [folder.name for folder in (run_dir / "policies").iterdir()] == ["000000400"]
 
 
@@ -162,11 +162,11 @@ def test_every_method_trains_and_exports_its_policies(tmp_path, data_dir, method
   assert train.train(experiment(method, observation), schedule(200), tmp_path, data_dir) == 200
   assert (tmp_path / "config.json").exists()
   assert list((tmp_path / "tensorboard").glob("events*"))
-  export = evaluate.latest_export(tmp_path)
+  export = run_dirs.latest_export(tmp_path)
   assert export.name == "000000200"
   for name in (evaluate.GREEDY, evaluate.STOCHASTIC):
     assert int(tf.saved_model.load(str(export / name)).get_train_step()) == 200
-  (row,) = train.read_metrics(tmp_path)
+  (row,) = run_dirs.read_metrics(tmp_path)
   assert {"loss", "actor_loss", "entropy", "steps_per_second"} <= row.keys()
   assert all(np.isfinite(value) for value in row.values())
 
@@ -196,7 +196,7 @@ def test_bc_init_clones_prior_data_and_then_learns_from_task_data_alone(tmp_path
   train.train(config, schedule(200), tmp_path / "resumed", data_dir)
   for name in ("resumed", "whole"):  # the one goes on where the data change
     train.train(config, schedule(400), tmp_path / name, data_dir)
-  first, second = train.read_metrics(tmp_path / "whole")
+  first, second = run_dirs.read_metrics(tmp_path / "whole")
   assert first["mixture/prior/1.0.0"] == 1.0 and second["mixture/task/1.0.0"] == 1.0
   assert_same_run(tmp_path / "whole", tmp_path / "resumed")
 
@@ -224,7 +224,7 @@ def test_a_run_that_diverges_says_when(tmp_path, data_dir):
   for _ in range(2):  # the second time it is known
     with pytest.raises(train.DivergenceError, match="between the gradient steps 0 and 25: critic"):
       train.train(config, schedule(200), tmp_path, data_dir)
-  assert "critic_loss is inf or nan" in train.read_divergence(tmp_path)
+  assert "critic_loss is inf or nan" in run_dirs.read_divergence(tmp_path)["message"]
 
 
 def test_a_method_with_prior_data_wants_a_prior_dataset():
@@ -244,7 +244,7 @@ def test_metrics_keep_what_the_checkpoint_knows_and_drop_the_rest(tmp_path):
   metrics = train.Metrics(tmp_path, step=4)
   metrics.write({"step": 6, "loss": 0.25})
   metrics.close()
-  assert train.read_metrics(tmp_path) == [
+  assert run_dirs.read_metrics(tmp_path) == [
     {"step": 2, "loss": 0.5},
     {"step": 4, "loss": 0.5},
     {"step": 6, "loss": 0.25},
