@@ -1,27 +1,17 @@
 """Tests of the report by opening and clicking through it in a real Chromium."""
 
-import shutil
-
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome import service
 from selenium.webdriver.common import by
 from selenium.webdriver.support import wait
 
 from cog_agents import report
+from tests import chromium
 from tests.cog_agents import runs
 
 SECONDS = 20  # to wait for the page at the most
 CONDITIONS = ("place_in_tray", "drawer_closed")
 
-_CHROMIUM, _DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-  not (_CHROMIUM and _DRIVER), reason="no chromium and chromedriver here: the page is not opened"
-)
-_FLAGS = (
-  "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-  "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+pytestmark = chromium.needed
 
 
 @pytest.fixture(name="page", scope="module")
@@ -42,12 +32,7 @@ def _page(tmp_path_factory):
 
 @pytest.fixture(name="driver", scope="module")
 def _driver(tmp_path_factory):
-  options = webdriver.ChromeOptions()
-  options.binary_location = _CHROMIUM
-  for flag in (*_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-    options.add_argument(flag)
-  options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-  driver = webdriver.Chrome(options, service.Service(_DRIVER))
+  driver = chromium.start(tmp_path_factory.mktemp("profile"))
   try:
     yield driver
   finally:

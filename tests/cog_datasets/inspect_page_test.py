@@ -3,7 +3,6 @@
 import contextlib
 import json
 import pathlib
-import shutil
 import time
 from typing import Any
 from urllib import parse
@@ -12,27 +11,16 @@ import numpy as np
 import pytest
 import rlds
 from selenium import webdriver
-from selenium.webdriver.chrome import service
 from selenium.webdriver.common import action_chains, by, keys
 from selenium.webdriver.support import select, wait
 
 from cog_datasets import dataset_statistics, inspect_main, inspect_page, prepared, schema
 from collection import specs
-from tests import fakes
+from tests import chromium, fakes
 from tests.pipelines import datasets
 
 NAME = "cog_drawer_prior"
 SECONDS = 10  # to wait for the page at the most
-
-_CHROMIUM, _DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-needs_chromium = pytest.mark.skipif(
-  not (_CHROMIUM and _DRIVER), reason="no chromium and chromedriver here: the page is not opened"
-)
-_FLAGS = (
-  "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-  "--disable-background-networking", "--disable-component-update", "--disable-sync",
-  "--window-size=1400,1000",
-)  # fmt: skip
 
 
 @pytest.fixture(name="builder", scope="module")
@@ -58,12 +46,8 @@ def _page(builder, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(name="browser", scope="module")
 def _browser(tmp_path_factory):
-  options = webdriver.ChromeOptions()
-  options.binary_location = _CHROMIUM
-  for flag in (*_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-    options.add_argument(flag)
-  options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-  with contextlib.closing(_Browser(webdriver.Chrome(options, service.Service(_DRIVER)))) as browser:
+  driver = chromium.start(tmp_path_factory.mktemp("profile"))
+  with contextlib.closing(_Browser(driver)) as browser:
     yield browser
     # Chromium warns of the many pixels that these tests read back.
     log = browser.driver.get_log("browser")
@@ -143,7 +127,7 @@ class _Browser:
     return dict(rows)
 
 
-@needs_chromium
+@chromium.needed
 def test_the_header_and_the_statistics_are_those_of_the_dataset(browser, page, builder):
   browser.open(page)
   assert browser.find("#name").text == "cog_drawer_prior/tiny/1.1.0"
@@ -159,7 +143,7 @@ def test_the_header_and_the_statistics_are_those_of_the_dataset(browser, page, b
   assert browser.find("#split-tabs [aria-pressed=true]").text == "validation"
 
 
-@needs_chromium
+@chromium.needed
 def test_the_table_of_a_field_has_its_statistics(browser, page, builder):
   browser.open(page)
   splits = dataset_statistics.read_or_compute(builder)["splits"]
@@ -170,7 +154,7 @@ def test_the_table_of_a_field_has_its_statistics(browser, page, builder):
     assert float(cell) == _as_shown(column[2])
 
 
-@needs_chromium
+@chromium.needed
 def test_each_step_shows_the_recorded_values(browser, page, episodes):
   browser.open(page)
   episode = episodes[browser.click_row(2)]
@@ -203,7 +187,7 @@ def _as_shown(value: float):
   return pytest.approx(value, rel=6e-4 if abs(value) >= 1e-3 else 0.06, abs=0)
 
 
-@needs_chromium
+@chromium.needed
 def test_the_pointer_reads_off_a_step_and_a_drag_goes_there(browser, page):
   browser.open(page)
   browser.click_row(0)
@@ -223,7 +207,7 @@ def test_the_pointer_reads_off_a_step_and_a_drag_goes_there(browser, page):
   ) == pytest.approx(((last + 1) // 4) / (last + 1))
 
 
-@needs_chromium
+@chromium.needed
 def test_the_image_is_the_recorded_one_to_the_bit(browser, page, episodes):
   browser.open(page)
   images = episodes[browser.click_row(1)][rlds.STEPS][rlds.OBSERVATION][specs.IMAGE]
@@ -238,7 +222,7 @@ def test_the_image_is_the_recorded_one_to_the_bit(browser, page, episodes):
     np.testing.assert_array_equal(shown, images[t])
 
 
-@needs_chromium
+@chromium.needed
 def test_filters_leave_what_they_name(browser, page, episodes):
   browser.open(page)
   assert browser.find("#count").text == "13 of 13 episodes"
@@ -255,7 +239,7 @@ def test_filters_leave_what_they_name(browser, page, episodes):
   assert browser.find("#count").text == "0 of 13 episodes"
 
 
-@needs_chromium
+@chromium.needed
 def test_it_plays_and_pauses_and_obeys_the_keys(browser, page):
   browser.open(page)
   select.Select(browser.find("#speed")).select_by_visible_text("24")
@@ -275,7 +259,7 @@ def test_it_plays_and_pauses_and_obeys_the_keys(browser, page):
   assert "validation" in browser.find("#list [aria-selected=true] small").text
 
 
-@needs_chromium
+@chromium.needed
 def test_a_link_leads_to_its_episode(browser, page, episodes):
   *_, last = episodes
   browser.open(page, f"#episode={parse.quote(last, safe='')}")
@@ -294,7 +278,7 @@ def test_a_link_leads_to_its_episode(browser, page, episodes):
   browser.until(lambda: browser.find("#count").text == "13 of 13 episodes")  # to show the episode
 
 
-@needs_chromium
+@chromium.needed
 @pytest.mark.parametrize("width", [1400, 480])
 def test_nothing_sticks_out_of_the_window(browser, page, width):
   browser.driver.set_window_size(width, 1000)
@@ -303,7 +287,7 @@ def test_nothing_sticks_out_of_the_window(browser, page, width):
   browser.driver.set_window_size(1400, 1000)
 
 
-@needs_chromium
+@chromium.needed
 def test_text_of_a_dataset_is_never_markup(browser, builder, tmp_path):
   evil = (
     "</script><script>document.title = 'evil'</script><!--<script>"
@@ -330,7 +314,7 @@ def test_text_of_a_dataset_is_never_markup(browser, builder, tmp_path):
     assert any(evil in text for text in browser.texts(selector)), selector
 
 
-@needs_chromium
+@chromium.needed
 def test_a_thousand_episodes_stay_responsive(browser, page, tmp_path):
   large = _with_a_thousand_episodes(page, tmp_path / "large.html")
   begin = time.monotonic()
