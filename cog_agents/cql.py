@@ -22,6 +22,7 @@ ACTION_SPEC = tensor_spec.BoundedTensorSpec((specs.ACTION_SIZE,), tf.float32, -1
 UNIFORM_LOG_PROB = -specs.ACTION_SIZE * math.log(2.0)
 # Crops of two critics and the policy at s and at s', and the three draws of actions.
 _SEEDS_PER_STEP = 9
+NO_NUMBER = "is inf or nan"  # of a loss, in the error that ends a training
 
 
 def bellman_targets(
@@ -419,6 +420,7 @@ def _unique(variables: list[tf.Variable]) -> list[tf.Variable]:
 
 
 def loss_info(losses, metrics) -> tf_agent.LossInfo:
+  """A LossInfo with all of these in `extra`; an InvalidArgumentError if a loss is no number."""
   for name, loss in losses.items():
-    tf.debugging.check_numerics(loss, f"{name} is inf or nan")
+    tf.debugging.check_numerics(loss, f"{name} {NO_NUMBER}")
   return tf_agent.LossInfo(tf.add_n(list(losses.values())), {**losses, **metrics})

@@ -302,8 +302,12 @@ def run_steps(learner: Learner, count: int, run_dir: pathlib.Path) -> None:
   try:
     learner.run(count)
   except tf.errors.InvalidArgumentError as error:
-    message = f"training diverged between the gradient steps {step} and {step + count}"
-    message = f"{message}: {error.message}"
+    # TensorFlow's message goes on for pages, with a trace of the graph.
+    causes = [line for line in error.message.splitlines() if cql.NO_NUMBER in line]
+    message = (
+      f"training diverged between the gradient steps {step} and {step + count}:"
+      f" {causes[0] if causes else error.message}"
+    )
     run_dirs.write_divergence(run_dir, step + count, message)
     raise DivergenceError(message) from error
 

@@ -222,7 +222,7 @@ def test_ctrl_c_stops_a_grid_with_checkpoints(tmp_path, data_dir):
   while process.poll() is None and not (run_dir / "tensorboard").exists():
     time.sleep(0.05)
   process.send_signal(signal.SIGINT)
-  output, _ = process.communicate(timeout=60)
+  output, _ = process.communicate(timeout=300)
   assert process.returncode == 130
   assert b"Stopped; the same command goes on." in output
   assert list((run_dir / "checkpoints").glob("*.index"))

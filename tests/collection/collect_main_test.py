@@ -34,7 +34,7 @@ def test_it_writes_a_video(tmp_path):
   "flags, message",
   [
     (["--environment=moon", "--policy=place"], "'place_in_tray_held', 'place_in_tray'"),
-    (["--environment=place_in_tray", "--policy=dance"], "'grasp', 'pick_and_place'"),
+    (["--environment=place_in_tray", "--policy=dance"], "'grasp', 'grasp_and_hold', 'pick_and_"),
     (
       ["--environment=drawer_open", "--policy=place"],
       "script 'place' acts in a TrayScene, not in a DrawerScene",
