@@ -423,4 +423,5 @@ def loss_info(losses, metrics) -> tf_agent.LossInfo:
   """A LossInfo with all of these in `extra`; an InvalidArgumentError if a loss is no number."""
   for name, loss in losses.items():
     tf.debugging.check_numerics(loss, f"{name} {NO_NUMBER}")
-  return tf_agent.LossInfo(tf.add_n(list(losses.values())), {**losses, **metrics})
+  # Not tf.add_n: its order, and so the last bit, depends on which loss is read elsewhere.
+  return tf_agent.LossInfo(sum(losses.values()), {**losses, **metrics})
