@@ -14,6 +14,8 @@ FINE_TUNINGS = "finetune"  # RUN_DIR/finetune/ENVIRONMENT is a fine-tuning of th
 STITCHING_FILENAME = "stitching.json"
 
 ABOVE, WITHIN, BELOW = "above", "within", "below"
+# Rewards are 0 or 1, so no return exceeds 1 / (1 - gamma): values of so many times this diverge.
+_DIVERGED_ABOVE = 10.0
 # Table 1 has two decimals: a figure stands for what rounds to it.
 _HALF_A_DIGIT = 0.005
 
@@ -40,6 +42,14 @@ class Run:
   evaluations: tuple[dict[str, Any], ...]
   metrics: tuple[dict[str, float], ...]
   divergence: dict[str, Any] | None
+
+  @property
+  def diverged_value(self) -> float | None:
+    """The last logged Q of recorded actions, if it is far beyond any return; else None."""
+    values = [row["q_data"] for row in self.metrics if "q_data" in row]
+    if not values or abs(values[-1]) * (1 - self.config["agent"]["gamma"]) <= _DIVERGED_ABOVE:
+      return None
+    return values[-1]
 
 
 @dataclasses.dataclass(frozen=True)

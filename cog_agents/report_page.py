@@ -136,10 +136,12 @@ def _html_cell(environment: str, method: str, cell: Cell | None) -> str:
   low, high = cell.interval
   greedy = "" if cell.greedy_rate is None else f"<small>greedy {cell.greedy_rate:.2f}</small>"
   partly = f"<small>{_count(len(cell.diverged), 'run')} diverged {note}</small>"
+  values = [run.diverged_value for run, _ in cell.trials if run.diverged_value is not None]
+  beyond = f"<small>values diverged: Q {max(values, key=abs):.1e}</small>" if values else ""
   return (
     f'<span class="rate">{cell.rate:.2f}</span> <span class="interval">[{low:.2f}, {high:.2f}]'
     f"</span>{_html_bar(cell, paper)}{_html_paper(paper, cell.interval)}{greedy}"
-    f"{partly if cell.diverged else ''}{_html_seeds(cell)}"
+    f"{partly if cell.diverged else ''}{beyond}{_html_seeds(cell)}"
   )
 
 

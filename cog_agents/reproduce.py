@@ -358,6 +358,9 @@ def results(runs: Sequence[grid.Run], place: Place) -> list[dict[str, Any]]:
     else:
       shared["converged"] = converged(run_dirs.read_metrics(folder))
       contents = report_data.load(folder)
+      (loaded,) = contents.runs
+      if loaded.diverged_value is not None:
+        shared["diverged_value"] = loaded.diverged_value
       found += [{**entry, **shared} for entry in report.entries(contents)]
       tuned = dataclasses.replace(contents, runs=contents.fine_tunings)
       found += [

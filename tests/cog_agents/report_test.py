@@ -136,6 +136,13 @@ def test_a_method_of_which_some_seeds_diverged_shows_both(root, write):
   assert text.startswith("0.03 ") and "1 run diverged at step 50" in text and "2 seeds" in text
 
 
+@pytest.mark.parametrize("value, shown", [(300.0, False), (-2.5e5, True), (400.0, True)])
+def test_values_beyond_any_return_are_told(value, shown, root, write):
+  # No return exceeds 1 / (1 - 0.97) = 33.
+  runs.write_run(root / "exploded", "sac", "place_in_tray", 0, q_data=value)
+  assert (f"values diverged: Q {value:.1e}" in write()) == shown
+
+
 def test_runs_that_only_diverged_make_a_report(tmp_path):
   runs.write_run(tmp_path / "sac", "sac", "place_in_tray", diverged_at=50)
   report.write(tmp_path, tmp_path / "report.html")

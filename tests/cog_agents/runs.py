@@ -23,16 +23,20 @@ def write_run(
   monitored=(0.1, 0.2),
   diverged_at=None,
   filmed=False,
+  q_data=1.0,
 ):
   """Writes the files of a run; `successes` of 100 evaluated episodes, None: not evaluated."""
   path.mkdir(parents=True)
   config = {"method": method, "environment": environment, "observation": observation, "seed": seed}
-  _write_json(path / "config.json", {**config, "steps": 20, "datasets": [PRIOR, TASK]})
+  _write_json(
+    path / "config.json",
+    {**config, "agent": {"gamma": 0.97}, "steps": 20, "datasets": [PRIOR, TASK]},
+  )
   mixture = {f"mixture/{PRIOR}": 0.75, f"mixture/{TASK}": 0.25}
   _write_lines(
     path / "metrics.jsonl",
     [
-      {"step": 10 * (i + 1), "success_rate": rate, "q_data": 1.0, **mixture}
+      {"step": 10 * (i + 1), "success_rate": rate, "q_data": q_data, **mixture}
       for i, rate in enumerate(monitored)
     ],
   )
