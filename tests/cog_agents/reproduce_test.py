@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import pathlib
 import signal
@@ -218,7 +219,13 @@ def test_a_killed_grid_goes_on_and_ends_with_results_and_a_report(tmp_path, data
 
 def test_ctrl_c_stops_a_grid_with_checkpoints(tmp_path, data_dir):
   run_dir = tmp_path / "runs" / RUN.name
-  process = subprocess.Popen(command(tmp_path, data_dir), cwd=ROOT, stdout=subprocess.PIPE)
+  process = subprocess.Popen(
+    command(tmp_path, data_dir),
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    # A shell that starts these tests in the background has Ctrl-C ignored.
+    preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+  )
   while process.poll() is None and not (run_dir / "tensorboard").exists():
     time.sleep(0.05)
   process.send_signal(signal.SIGINT)
