@@ -77,7 +77,7 @@ def array_record(data: experience.Experience, builder) -> tf.data.Dataset:
     writer.write(example)
   writer.close()
   reader = array_record_module.ArrayRecordReader(path, "readahead_buffer_size:0")
-  starts = np.flatnonzero(np.diff(data.first, prepend=-2) > 1)  # a frame is left out between two
+  starts = data.episode_starts
   features = builder.info.features
   decode = features[rlds.STEPS].feature[rlds.OBSERVATION][specs.IMAGE].decode_example
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from collection import specs
 
@@ -166,6 +167,11 @@ PRESETS: Mapping[str, Mapping[str, CqlConfig]] = {
   "RELEASED_CODE": {IMAGE: RELEASED_CODE, STATE: RELEASED_CODE},
   "FAST": {IMAGE: FAST_IMAGE, STATE: FAST_STATE},
 }
+
+
+def with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Fields of a configuration as they were before they were written as JSON, which has lists."""
+  return {key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()}
 
 
 def load_preset(preset: str, observation: str) -> CqlConfig:

@@ -67,6 +67,11 @@ class Experience:
     return np.bincount(self.sources, minlength=len(self.names))
 
   @property
+  def episode_starts(self) -> np.ndarray:
+    """The first transition of each episode: a frame lies between it and the one before."""
+    return np.flatnonzero(np.diff(self.first, prepend=-2) > 1)
+
+  @property
   def mixture(self) -> dict[str, float]:
     """Share of each dataset in all transitions."""
     return dict(zip(self.names, (self.counts / self.num_transitions).tolist(), strict=True))

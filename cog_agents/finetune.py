@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,11 +68,11 @@ def configure(run_dir: str | os.PathLike, environment_name: str) -> train.Experi
       f"expected one of: {', '.join(same)}"
     )
   method = experiments.fine_tuned_name(run["method"])
-  agent = config_lib.CqlConfig(**_with_tuples(run["agent"]))
+  agent = config_lib.CqlConfig(**config_lib.with_tuples(run["agent"]))
   names = {field.name for field in dataclasses.fields(train.ExperimentConfig)}
   return train.ExperimentConfig(
     **{
-      **{key: value for key, value in _with_tuples(run).items() if key in names},
+      **{key: value for key, value in config_lib.with_tuples(run).items() if key in names},
       "environment": environment_name,
       "method": method,
       "agent": dataclasses.replace(agent, **experiments.FINE_TUNED[method].overrides),
@@ -332,8 +332,3 @@ def _evaluate(folder: pathlib.Path, environment_name: str, schedule: Schedule) -
     num_workers=schedule.num_workers,
     num_video_episodes=0,
   )
-
-
-def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """JSON has lists where a configuration has tuples."""
-  return {key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()}

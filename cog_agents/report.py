@@ -1,11 +1,10 @@
 """One page, figures and a JSON file about all runs below a folder."""
 
-import json
 import os
 import pathlib
 from typing import Any
 
-from cog_agents import experiments, report_data, report_figures, report_page
+from cog_agents import experiments, report_data, report_figures, report_page, run_dirs
 
 # What report.json tells of every evaluation, besides the run's folder.
 _FIELDS = (
@@ -70,7 +69,7 @@ def write(
   rows = entries(contents)
   out = pathlib.Path(out)
   out.parent.mkdir(parents=True, exist_ok=True)
-  _write_aside(out.with_name("report.json"), json.dumps(rows, indent=2) + "\n")
+  run_dirs.write_json(out.with_name("report.json"), rows)
   _write_aside(out, report_page.page(contents, rows))
   written = [out, out.with_name("report.json")]
   for name, panels_of in _FIGURES.items():

@@ -13,6 +13,7 @@ from collection import statistics
 FINE_TUNINGS = "finetune"  # RUN_DIR/finetune/ENVIRONMENT is a fine-tuning of the run RUN_DIR
 STITCHING_FILENAME = "stitching.json"
 
+GOAL = 0.9  # success rate that fine-tuning reaches in every condition (section 6.2, Fig. 5)
 ABOVE, WITHIN, BELOW = "above", "within", "below"
 # Rewards are 0 or 1, so no return exceeds 1 / (1 - gamma): values of so many times this diverge.
 _DIVERGED_ABOVE = 10.0

@@ -15,7 +15,6 @@ from cog_agents.report_figures import Line, Panel
 
 _TEMPLATE = pathlib.Path(__file__).with_name("report_template.html")
 _OBSERVATIONS = {"image": "from images", "state": "from the simulator’s state"}
-GOAL = 0.9  # success rate that fine-tuning reaches in every condition (section 6.2, Fig. 5)
 # Where a figure of the paper lies → sign, words.
 _STANDINGS = {
   report_data.ABOVE: ("▲", "above"),
@@ -229,8 +228,8 @@ def fine_tuning(contents: Contents) -> str:
   return (
     "<h2>Fine-tuning (the paper’s Figs. 5 and 9)</h2>"
     "<p>Success against the number of new episodes that a policy trained offline collects: mean"
-    f" over the seeds and their range; the dashed line is at {GOAL:.2f}, which the paper reaches"
-    " with COG in every condition after 500 to 4,000 episodes.</p>"
+    f" over the seeds and their range; the dashed line is at {report_data.GOAL:.2f}, which the"
+    " paper reaches with COG in every condition after 500 to 4,000 episodes.</p>"
     f"{_grid(panels)}<details><summary>Each seed</summary><ul>{items}</ul></details>"
   )
 
@@ -238,7 +237,13 @@ def fine_tuning(contents: Contents) -> str:
 def fine_tuning_panels(contents: Contents) -> list[Panel]:
   """Success against new episodes, one panel for each condition."""
   return [
-    Panel(_condition(observation, environment), "new episodes", "success rate", lines, level=GOAL)
+    Panel(
+      _condition(observation, environment),
+      "new episodes",
+      "success rate",
+      lines,
+      level=report_data.GOAL,
+    )
     for (observation, environment), runs in _by_condition(contents.fine_tunings).items()
     if (lines := _lines(runs, "episodes", "success_rate", _FINE_TUNED_TITLES))
   ]
@@ -247,13 +252,13 @@ def fine_tuning_panels(contents: Contents) -> list[Panel]:
 def _html_fine_tuning(run: Run) -> str:
   """When a fine-tuning first reached the goal, and how its policy was evaluated in the end."""
   curve = _curve(run, "episodes", "success_rate")
-  reached = next((x for x, y in sorted(curve.items()) if y >= GOAL), None)
+  reached = next((x for x, y in sorted(curve.items()) if y >= report_data.GOAL), None)
   when = "never" if reached is None else f"first after {reached:,} new episodes"
   method = run.config["method"]
   text = (
     f"{_condition(run.config['observation'], run.config['environment'])}, "
     f"{_FINE_TUNED_TITLES.get(method, experiments.METHODS[method].title)}, "
-    f"seed {run.config['seed']}: at least {GOAL:.2f} {when}"
+    f"seed {run.config['seed']}: at least {report_data.GOAL:.2f} {when}"
   )
   for evaluation in run.evaluations:
     low, high = evaluation["interval"]

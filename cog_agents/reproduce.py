@@ -26,8 +26,6 @@ from collection import statistics
 # this much above that of the quarter before; else it trains half as long again, and so on.
 CONVERGED_WITHIN = 0.1
 _QUARTERS = 4
-# Figure 5: "the final performance is more than 90 %".
-FINE_TUNED_ABOVE = 0.9
 MAX_EXTENSIONS = 2
 # What a trial takes in the simulator, until the first evaluation of a grid has told, in seconds.
 _SECONDS_PER_TRIAL = 0.3
@@ -383,12 +381,12 @@ def fine_tuning_table(entries: Sequence[dict[str, Any]]) -> str:
     if "fine_tuning_curve" not in entry:
       continue
     curve = entry["fine_tuning_curve"]
-    above = [row["episodes"] for row in curve if row["success_rate"] > FINE_TUNED_ABOVE]
+    above = [row["episodes"] for row in curve if row["success_rate"] > report_data.GOAL]
     reached = f"after {above[0]} new episodes" if above else "never"
     low, high = entry["interval"]
     lines.append(
       f"{entry['environment']:<20}{entry['method']:<16}seed {entry['seed']}   "
-      f"{curve[0]['success_rate']:.2f} before; above {FINE_TUNED_ABOVE:.2f} {reached}; "
+      f"{curve[0]['success_rate']:.2f} before; above {report_data.GOAL:.2f} {reached}; "
       f"{entry['success_rate']:.3f} [{low:.2f}, {high:.2f}] after {curve[-1]['episodes']}"
     )
   return "\n".join(lines)

@@ -216,8 +216,7 @@ def analyse(
 
 def episodes_of(data: experience.Experience) -> list[Episodes]:
   """Finds the episodes of each dataset of an experience with n = 1."""
-  # A transition that starts where the one before has not ended starts an episode.
-  starts = np.flatnonzero(np.diff(data.first, prepend=-2) > 1)
+  starts = data.episode_starts
   counts = np.diff(starts, append=len(data.first))  # transitions
   earns = np.flatnonzero(data.rewards > 0)
   next_reward = np.append(earns, len(data.first))[np.searchsorted(earns, starts)]
@@ -241,9 +240,7 @@ class _Run:
     if not self.checkpoint:
       raise run_dirs.RunError(f"{run_dir} has no checkpoint; train_main writes one")
     self.keys = tuple(record["observation_keys"])
-    self._agent_config = config_lib.CqlConfig(
-      **{k: tuple(v) if isinstance(v, list) else v for k, v in record["agent"].items()}
-    )
+    self._agent_config = config_lib.CqlConfig(**config_lib.with_tuples(record["agent"]))
 
   def agent(self, data: experience.Experience) -> cql.CqlAgent:
     """The agent as it was saved; the statistics of the observations come with it."""
