@@ -77,6 +77,10 @@ class CqlConfig:
   initial_temperature: float = 1.0
   shared_encoder_size: int | None = None  # size of the one encoder that critics and policy share
   actor_bc_weight: float = 0.0  # of -log pi(a_data|s), kept after the warm start
+  encoder_bc_weight: float = 0.0  # of -log pi(a_data|s) in the loss of a shared encoder
+  # Rate at which the weights of the greedy policy follow those that are trained; None: they are
+  # these.
+  policy_average_tau: float | None = None
 
   def __post_init__(self):
     if self.uniform_samples + self.policy_samples + self.next_policy_samples < 1:
@@ -85,6 +89,11 @@ class CqlConfig:
       raise ValueError(
         "the critics train the shared encoder, which the warm start needs: with"
         f" critics_wait_for_warm_start, shared_encoder_size is None, got {self.shared_encoder_size}"
+      )
+    if self.encoder_bc_weight and not self.shared_encoder_size:
+      raise ValueError(
+        f"encoder_bc_weight={self.encoder_bc_weight} needs a shared encoder: an encoder of the"
+        " policy's own has its gradient from actor_bc_weight"
       )
     check_name("image_dtype", self.image_dtype, IMAGE_DTYPES)
     if self.n_step < 1:

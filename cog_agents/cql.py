@@ -7,10 +7,11 @@ import numpy as np
 import tensorflow as tf
 from tf_agents.agents import tf_agent
 from tf_agents.agents.cql import cql_sac_agent
-from tf_agents.policies import greedy_policy
+from tf_agents.policies import actor_policy, greedy_policy
 from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import time_step as ts
 from tf_agents.trajectories import trajectory
+from tf_agents.utils import common
 
 from cog_agents import config as config_lib
 from cog_agents import distribution, networks
@@ -150,7 +151,8 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
 
   What differs from CqlSacAgent: pi(.|s') samples in the conservative term, all losses computed
   from the weights before the step, BC warm start without control flow, and the rows of CqlConfig.
-  `policy` is greedy (tanh of the mean), `collect_policy` stochastic.
+  `policy` is greedy (tanh of the mean), with averaged weights if the configuration asks for them;
+  `collect_policy` is stochastic.
   """
 
   def __init__(
@@ -193,7 +195,14 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     )
     self._config = config
     self._seed = tf.Variable(seed, dtype=tf.int64, trainable=False, name="seed")
-    self._greedy_policy = greedy_policy.GreedyPolicy(self._collect_policy)
+    policy = self._collect_policy
+    if config.policy_average_tau:
+      self._average_network = make_networks.policy(make_networks.encoder())
+      policy = actor_policy.ActorPolicy(time_step_spec, ACTION_SPEC, self._average_network)
+    self._greedy_policy = greedy_policy.GreedyPolicy(policy)
+    self._update_average = common.Periodically(
+      lambda: self._move_average(config.policy_average_tau), 1, "update_average"
+    )
     self.initialize()
 
   @property
@@ -238,6 +247,15 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
   def _initialize(self):
     if self._config.copy_target_critics:
       super()._initialize()
+    self._move_average(1.0)
+
+  def _move_average(self, tau: float | None):
+    """Moves the weights of the greedy policy towards those that are trained."""
+    if self._config.policy_average_tau is None:
+      return tf.no_op()
+    return common.soft_variables_update(
+      self._actor_network.variables, self._average_network.variables, tau, tau_non_trainable=1.0
+    )
 
   def _train(self, experience, weights=None) -> tf_agent.LossInfo:
     """One step of every network on a Transition of batch B, without time dimension."""
@@ -258,6 +276,7 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
       self._apply_gradients(gradients, variables, optimizer)
     self.train_step_counter.assign_add(1)
     self._update_target()
+    self._update_average()
     return loss_info(losses, metrics)
 
   def _loss(self, experience, weights=None, training=False) -> tf_agent.LossInfo:
@@ -318,8 +337,6 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     )
     embeddings = [q.embed(f) for q, f in zip(self._critics, features, strict=True)]
 
-    if self._has_shared_encoder:
-      policy_features = tf.stop_gradient(policy_features)
     moments = self._actor_network.moments(policy_features)
     actions, log_probs = networks.sample_actions(*moments, 1 + config.policy_samples, next(seeds))
     data_log_probs = networks.log_prob(*moments, data_actions)
@@ -341,6 +358,8 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     cql_loss = config.cql_alpha * tf.add_n(gaps)
     is_warm_start = self.train_step_counter < config.bc_steps
     critic_loss = td_loss + cql_loss
+    if config.encoder_bc_weight:
+      critic_loss -= config.encoder_bc_weight * tf.reduce_mean(data_log_probs)
     if config.critics_wait_for_warm_start:
       critic_loss = tf.where(is_warm_start, 0.0, critic_loss)
 

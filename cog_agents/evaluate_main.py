@@ -4,7 +4,6 @@ python -m cog_agents.evaluate_main --run_dir=runs/cog --environment=place_in_tra
 """
 
 import argparse
-import os
 import sys
 
 from cog_agents import mains
@@ -33,10 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     "--video_episodes", metavar="K", type=mains.not_negative, default=3,
     help="trials in the video; 0: no video (default: %(default)s)",
   )  # fmt: skip
-  parser.add_argument(
-    "--workers", metavar="K", type=mains.positive, default=2 * os.cpu_count(),
-    help="processes that simulate (default: two a core)",
-  )  # fmt: skip
+  mains.add_workers(parser, 2)
   return parser
 
 

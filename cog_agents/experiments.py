@@ -66,15 +66,22 @@ METHODS: Mapping[str, Method] = {
   "bc": Method("BC all", BC, Data.UNION, stochastic_evaluation=True),
   # "handpicked successful trajectories on the new task".
   "bc_oracle": Method("BC-oracle", BC, Data.SUCCESSFUL_TASK, stochastic_evaluation=True),
-  # Off-policy SAC as it is: without conservatism, and without what else keeps FAST near the data.
+  # Off-policy SAC as it is: without conservatism, and without what else FAST learns from the data.
   "sac": Method(
     "SAC",
     CQL,
     Data.UNION,
     stochastic_evaluation=False,
-    overrides={"cql_alpha": 0.0, "bc_steps": 0, "actor_bc_weight": 0.0, "target_range": None},
+    overrides={
+      "cql_alpha": 0.0,
+      "bc_steps": 0,
+      "actor_bc_weight": 0.0,
+      "encoder_bc_weight": 0.0,
+      "target_range": None,
+    },
   ),
 }
+
 
 def fine_tuned_name(name: str) -> str:
   """Returns the name of what online fine-tuning makes of a method of METHODS."""

@@ -5,7 +5,6 @@ python -m cog_agents.finetune_main --run_dir=runs/cog --environment=place_in_tra
 
 import argparse
 import dataclasses
-import os
 import sys
 
 from cog_agents import mains
@@ -53,15 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     "--evaluation_episodes", metavar="K", type=mains.positive, default=250,
     help="trials of the evaluation at the end (default: %(default)s, as in the paper)",
   )  # fmt: skip
-  parser.add_argument(
-    "--workers", metavar="K", type=mains.positive, default=2 * os.cpu_count(),
-    help="processes that simulate (default: two a core)",
-  )  # fmt: skip
-  parser.add_argument(
-    "--threads", metavar="K", type=mains.positive,
-    help="threads of one TensorFlow operation; 1 for two runs side by side on two cores "
-    "(default: one a core)",
-  )  # fmt: skip
+  mains.add_workers(parser, 2)
+  mains.add_threads(parser)
   return parser
 
 

@@ -42,6 +42,51 @@ def share(text: str) -> float:
   return value
 
 
+def add_datasets(parser, prior_is_required: bool = False) -> None:
+  """Adds the flags of what to learn from; `prior_names` reads the first.
+
+  Args:
+    parser: or a group of one.
+    prior_is_required: whether there is nothing to do without --prior.
+  """
+  without = "" if prior_is_required else "; a method without prior data (no_prior) ignores it"
+  parser.add_argument(
+    "--prior", metavar="NAME[/CONFIG][:VERSION],...", default="", required=prior_is_required,
+    help=f"prior experience: one dataset, or several separated by commas{without}",
+  )  # fmt: skip
+  parser.add_argument(
+    "--task", metavar="NAME[/CONFIG][:VERSION]", required=True, help="dataset of the task"
+  )
+  parser.add_argument("--data_dir", help="TFDS data directory (default: TFDS's own)")
+  parser.add_argument(
+    "--cache_dir",
+    help="where a dataset is decoded to, the first time: 7 kB a step with images, 0.2 kB without "
+    "(default: $COG_CACHE_DIR, or cog in the user's cache)",
+  )  # fmt: skip
+
+
+def prior_names(args: argparse.Namespace) -> tuple[str, ...]:
+  """The datasets of --prior."""
+  return tuple(name for name in args.prior.split(",") if name)
+
+
+def add_workers(parser, default: int) -> None:
+  """Adds the flag of how many processes simulate; `default` of them on every core."""
+  parser.add_argument(
+    "--workers", metavar="K", type=positive, default=default * os.cpu_count(),
+    help=f"processes that simulate (default: {default} a core)",
+  )  # fmt: skip
+
+
+def add_threads(parser) -> None:
+  """Adds the flag of TensorFlow's threads; None: TensorFlow's default."""
+  parser.add_argument(
+    "--threads", metavar="K", type=positive,
+    help="threads of one TensorFlow operation; 1 for two runs side by side on two cores "
+    "(default: one a core)",
+  )  # fmt: skip
+
+
 def overridden(config: Config, assignments: Sequence[str]) -> Config:
   """Returns a copy of a dataclass with some fields replaced.
 

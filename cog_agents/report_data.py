@@ -13,7 +13,7 @@ from collection import statistics
 FINE_TUNINGS = "finetune"  # RUN_DIR/finetune/ENVIRONMENT is a fine-tuning of the run RUN_DIR
 STITCHING_FILENAME = "stitching.json"
 
-GOAL = 0.9  # success rate that fine-tuning reaches in every condition (section 6.2, Fig. 5)
+GOAL = 0.9  # success rate that fine-tuning gets above in every condition (section 6.2, Fig. 5)
 ABOVE, WITHIN, BELOW = "above", "within", "below"
 # Rewards are 0 or 1, so no return exceeds 1 / (1 - gamma): values of so many times this diverge.
 _DIVERGED_ABOVE = 10.0
@@ -165,6 +165,15 @@ def standing(figure: float, interval: tuple[float, float]) -> str:
   if figure - _HALF_A_DIGIT > high:
     return ABOVE
   return BELOW if figure + _HALF_A_DIGIT < low else WITHIN
+
+
+def episodes_to_goal(curve: Iterable[dict[str, float]]) -> int | None:
+  """New episodes after which a fine-tuning was first above GOAL; None: it never was.
+
+  Args:
+    curve: rows of metrics.jsonl of a fine-tuning, in their order.
+  """
+  return next((int(row["episodes"]) for row in curve if row.get("success_rate", 0.0) > GOAL), None)
 
 
 def pooled_rate(evaluations: Iterable[dict[str, Any]]) -> float | None:

@@ -251,15 +251,16 @@ def fine_tuning_panels(contents: Contents) -> list[Panel]:
 
 def _html_fine_tuning(run: Run) -> str:
   """When a fine-tuning first reached the goal, and how its policy was evaluated in the end."""
-  curve = _curve(run, "episodes", "success_rate")
-  reached = next((x for x, y in sorted(curve.items()) if y >= report_data.GOAL), None)
+  reached = report_data.episodes_to_goal(run.metrics)
   when = "never" if reached is None else f"first after {reached:,} new episodes"
   method = run.config["method"]
   text = (
     f"{_condition(run.config['observation'], run.config['environment'])}, "
     f"{_FINE_TUNED_TITLES.get(method, experiments.METHODS[method].title)}, "
-    f"seed {run.config['seed']}: at least {report_data.GOAL:.2f} {when}"
+    f"seed {run.config['seed']}: above {report_data.GOAL:.2f} {when}"
   )
+  if run.divergence:
+    text += f"; diverged: {run.divergence['message']}"
   for evaluation in run.evaluations:
     low, high = evaluation["interval"]
     text += (

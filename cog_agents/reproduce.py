@@ -13,13 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tqdm
 
-from cog_agents import experience, grid, mains, report, report_data, run_dirs
+from cog_agents import experience, experiments, grid, mains, report, report_data, run_dirs
 from collection import statistics
 
 # A run has converged when the mean success on monitoring episodes in its last quarter is at most
@@ -341,31 +341,44 @@ def results(runs: Sequence[grid.Run], place: Place) -> list[dict[str, Any]]:
       "learning_curve": _curve(folder, "step"),
     }
     if now.diverged:
-      about = {"method": run.method, "observation": run.observation, "seed": run.seed}
       found += [
-        {
-          "environment": name,
-          **about,
-          "steps": now.step,
-          "diverged": now.diverged,
-          "run_dir": str(folder),
-          **shared,
-        }
-        for name in run.environments
+        {**entry, **shared} for entry in _diverged(run, run.method, run.environments, folder)
       ]
-    else:
-      shared["converged"] = converged(run_dirs.read_metrics(folder))
-      contents = report_data.load(folder)
-      (loaded,) = contents.runs
-      if loaded.diverged_value is not None:
-        shared["diverged_value"] = loaded.diverged_value
-      found += [{**entry, **shared} for entry in report.entries(contents)]
-      tuned = dataclasses.replace(contents, runs=contents.fine_tunings)
-      found += [
-        {**entry, **shared, "fine_tuning_curve": _curve(pathlib.Path(entry["run_dir"]), "episodes")}
-        for entry in report.entries(tuned)
-      ]
+      continue
+    shared["converged"] = converged(run_dirs.read_metrics(folder))
+    contents = report_data.load(folder)
+    (loaded,) = contents.runs
+    if loaded.diverged_value is not None:
+      shared["diverged_value"] = loaded.diverged_value
+    found += [{**entry, **shared} for entry in report.entries(contents)]
+    for tuned in contents.fine_tunings:
+      if tuned.divergence:
+        method = experiments.fine_tuned_name(run.method)
+        entries = _diverged(run, method, [tuned.config["environment"]], tuned.path)
+      else:
+        entries = report.entries(dataclasses.replace(contents, runs=(tuned,)))
+      curve = _curve(tuned.path, "episodes")
+      found += [{**entry, **shared, "fine_tuning_curve": curve} for entry in entries]
   return found
+
+
+def _diverged(
+  run: grid.Run, method: str, environments: Iterable[str], folder: pathlib.Path
+) -> list[dict[str, Any]]:
+  """The entries of a training, offline or online, that ended in numbers that are none."""
+  divergence = run_dirs.read_divergence(folder)
+  return [
+    {
+      "environment": name,
+      "method": method,
+      "observation": run.observation,
+      "seed": run.seed,
+      "steps": divergence["step"],
+      "diverged": divergence["message"],
+      "run_dir": str(folder),
+    }
+    for name in environments
+  ]
 
 
 def _curve(folder: pathlib.Path, key: str) -> list[dict[str, float]]:
@@ -381,13 +394,17 @@ def fine_tuning_table(entries: Sequence[dict[str, Any]]) -> str:
     if "fine_tuning_curve" not in entry:
       continue
     curve = entry["fine_tuning_curve"]
-    above = [row["episodes"] for row in curve if row["success_rate"] > report_data.GOAL]
-    reached = f"after {above[0]} new episodes" if above else "never"
-    low, high = entry["interval"]
+    reached = report_data.episodes_to_goal(curve)
+    when = "never" if reached is None else f"after {reached} new episodes"
+    if "diverged" in entry:
+      outcome = "diverged"
+    else:
+      low, high = entry["interval"]
+      outcome = f"{entry['success_rate']:.3f} [{low:.2f}, {high:.2f}]"
     lines.append(
       f"{entry['environment']:<20}{entry['method']:<16}seed {entry['seed']}   "
-      f"{curve[0]['success_rate']:.2f} before; above {report_data.GOAL:.2f} {reached}; "
-      f"{entry['success_rate']:.3f} [{low:.2f}, {high:.2f}] after {curve[-1]['episodes']}"
+      f"{curve[0]['success_rate']:.2f} before; above {report_data.GOAL:.2f} {when}; "
+      f"{outcome} after {curve[-1]['episodes']}"
     )
   return "\n".join(lines)
 

@@ -20,19 +20,7 @@ def _parser() -> argparse.ArgumentParser:
     "than a minute, whatever their size. With --run_dir it also looks up the values that a trained "
     "agent gives to first states and to the states where the data connect.",
   )
-  parser.add_argument(
-    "--prior", metavar="NAME[/CONFIG][:VERSION],...", required=True,
-    help="prior experience: one dataset, or several separated by commas",
-  )  # fmt: skip
-  parser.add_argument(
-    "--task", metavar="NAME[/CONFIG][:VERSION]", required=True, help="dataset of the task"
-  )
-  parser.add_argument("--data_dir", help="TFDS data directory (default: TFDS's own)")
-  parser.add_argument(
-    "--cache_dir",
-    help="where a dataset is decoded to, the first time (default: $COG_CACHE_DIR, or cog in the "
-    "user's cache)",
-  )  # fmt: skip
+  mains.add_datasets(parser, prior_is_required=True)
   parser.add_argument("--run_dir", help="folder of a run of train_main whose values are looked up")
   parser.add_argument(
     "--out", required=True, type=pathlib.Path,
@@ -48,10 +36,13 @@ def main(argv: list[str] | None = None) -> int:
   mains.quiet_imports()
   from cog_agents import experience, run_dirs, stitching, tables
 
-  prior = tuple(name for name in args.prior.split(",") if name)
   try:
     result = stitching.analyse(
-      prior, args.task, data_dir=args.data_dir, cache_dir=args.cache_dir, run_dir=args.run_dir
+      mains.prior_names(args),
+      args.task,
+      data_dir=args.data_dir,
+      cache_dir=args.cache_dir,
+      run_dir=args.run_dir,
     )
   except (
     experience.DatasetError, tables.TableError, run_dirs.RunError, stitching.StitchingError

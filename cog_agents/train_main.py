@@ -6,7 +6,6 @@
 
 import argparse
 import dataclasses
-import os
 import sys
 
 from cog_agents import config as config_lib
@@ -23,20 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     "checkpoint; the same command resumes.",
   )
   data = parser.add_argument_group("data")
-  data.add_argument(
-    "--prior", metavar="NAME[/CONFIG][:VERSION],...", default="",
-    help="prior experience: one dataset, or several separated by commas; "
-    "a method without prior data (no_prior) ignores it",
-  )  # fmt: skip
-  data.add_argument(
-    "--task", metavar="NAME[/CONFIG][:VERSION]", required=True, help="dataset of the task"
-  )
-  data.add_argument("--data_dir", help="TFDS data directory (default: TFDS's own)")
-  data.add_argument(
-    "--cache_dir",
-    help="where a dataset is decoded to, the first time: 7 kB a step with images, 0.2 kB without "
-    "(default: $COG_CACHE_DIR, or cog in the user's cache)",
-  )  # fmt: skip
+  mains.add_datasets(data)
   data.add_argument(
     "--prior_share", type=mains.share,
     help="share of prior transitions in a batch, 0 to 1 (default: that of prior transitions in "
@@ -92,15 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     "--checkpoint_every", metavar="STEPS", type=mains.positive, default=2_000,
     help="a multiple of --log_every (default: %(default)s)",
   )  # fmt: skip
-  run.add_argument(
-    "--workers", metavar="K", type=mains.positive, default=os.cpu_count(),
-    help="processes that simulate (default: one a core)",
-  )  # fmt: skip
-  run.add_argument(
-    "--threads", metavar="K", type=mains.positive,
-    help="threads of one TensorFlow operation; 1 for two runs side by side on two cores "
-    "(default: one a core)",
-  )  # fmt: skip
+  mains.add_workers(run, 1)
+  mains.add_threads(run)
   run.add_argument(
     "--devices", metavar="N", type=mains.positive, default=1,
     help="train on the first N GPUs of this machine, in one process, each with an N-th of every "
@@ -128,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     agent = agent_config(args)
   except ValueError as error:
     parser.error(str(error))
-  prior = tuple(name for name in args.prior.split(",") if name)
+  prior = mains.prior_names(args)
   if experiments.METHODS[args.method].uses_prior and not prior:
     parser.error(f"--method={args.method} needs --prior")
   for flag in ("evaluate_every", "checkpoint_every"):

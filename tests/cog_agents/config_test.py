@@ -93,6 +93,11 @@ def test_a_shared_encoder_does_not_wait_for_the_warm_start():
     config.CqlConfig(critics_wait_for_warm_start=True, shared_encoder_size=64)
 
 
+def test_an_encoder_of_the_policys_own_needs_no_weight_of_its_own():
+  with pytest.raises(ValueError, match="encoder_bc_weight=0.1 needs a shared encoder"):
+    config.CqlConfig(encoder_bc_weight=0.1)
+
+
 def test_an_unknown_image_dtype_lists_the_known_ones():
   with pytest.raises(ValueError, match="unknown image_dtype 'float16'; known: float32, bfloat16"):
     config.CqlConfig(image_dtype="float16")

@@ -34,6 +34,7 @@ SMALL = {
 }
 PAPER = dataclasses.replace(config.PAPER, **SMALL)
 SHARED = dataclasses.replace(PAPER, shared_encoder_size=10, crop_padding=2)
+AVERAGED = dataclasses.replace(SHARED, policy_average_tau=0.25)
 FROZEN = {"actor_learning_rate": 0.0, "critic_learning_rate": 0.0, "alpha_learning_rate": 0.0}
 
 
@@ -377,6 +378,22 @@ def test_a_shared_encoder_belongs_to_the_critics():
   assert encoder.isdisjoint(v.ref() for v in agent.actor_variables())
 
 
+def test_cloning_trains_a_shared_encoder_and_no_other_part_of_the_critics():
+  cfg = dataclasses.replace(
+    SHARED, bellman_weight=0.0, cql_alpha=0.0, actor_learning_rate=0.0, alpha_learning_rate=0.0
+  )
+  for weight in (0.0, 0.5):
+    agent = _agent(dataclasses.replace(cfg, encoder_bc_weight=weight), "image")
+    _randomise(agent, scale=0.1)
+    encoder = agent.policy_network.encoder.trainable_variables
+    loss = agent.loss(_transition("image")).extra
+    expected = -weight * float(loss["bc_log_likelihood"])
+    assert float(loss["critic_loss"]) == pytest.approx(expected, rel=1e-6, abs=1e-7)
+    theirs = {v.ref() for v in encoder}
+    assert not _changed(agent, [v for v in agent.critic_variables() if v.ref() not in theirs])
+    assert _changed(agent, encoder) == bool(weight)
+
+
 def test_encoders_of_their_own_are_trained_by_their_own_loss():
   agent = _agent(PAPER, "image")
   kernels = [v for v in agent.actor_variables() if len(v.shape) == 4]
@@ -394,6 +411,30 @@ def test_targets_follow_slowly(cfg):
   after = [v.numpy() for net in agent._target_critics for v in net.trainable_variables]
   for b, o, a in zip(before, online, after, strict=True):
     np.testing.assert_allclose(a, 0.75 * b + 0.25 * o, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("observation", ["image", "state"])
+def test_a_policy_of_averaged_weights_follows_slowly(observation):
+  agent = _agent(AVERAGED, observation)
+  time_step = _transition(observation).time_step
+
+  def actions(net):
+    return np.tanh(net.moments(net.encoder(time_step.observation))[0])
+
+  np.testing.assert_array_equal(actions(agent._average_network), actions(agent.policy_network))
+  before = [v.numpy() for v in agent._average_network.trainable_variables]
+  agent.train(_transition(observation))
+  trained = [v.numpy() for v in agent.policy_network.trainable_variables]
+  assert not _all_equal(before, trained)
+  after = [v.numpy() for v in agent._average_network.trainable_variables]
+  for b, t, a in zip(before, trained, after, strict=True):
+    np.testing.assert_allclose(a, 0.75 * b + 0.25 * t, rtol=1e-5, atol=1e-7)
+
+  _randomise(agent)  # but for the average
+  greedy = agent.policy.action(time_step).action
+  np.testing.assert_allclose(greedy, actions(agent._average_network), rtol=1e-5, atol=1e-7)
+  mode = agent.collect_policy.distribution(time_step).action.mode()
+  np.testing.assert_allclose(mode, actions(agent.policy_network), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("copied", [True, False])
@@ -443,11 +484,11 @@ def test_a_resumed_agent_equals_an_uninterrupted_one_bit_for_bit(observation, tm
       agent.train(_transition(observation, seed=seed))
     return agent
 
-  agent = trained(_agent(SHARED, observation), seeds=(1, 2))
+  agent = trained(_agent(AVERAGED, observation), seeds=(1, 2))
   path = tf.train.Checkpoint(agent=agent).write(str(tmp_path / "checkpoint"))
   uninterrupted = trained(agent, seeds=(3, 4))
 
-  resumed = _agent(SHARED, observation, seed=99)
+  resumed = _agent(AVERAGED, observation, seed=99)
   status = tf.train.Checkpoint(agent=resumed).read(path)
   trained(resumed, seeds=(3, 4))
   status.assert_existing_objects_matched()
@@ -473,7 +514,7 @@ def test_policy_is_the_mode_and_collect_policy_stochastic():
   [("image", "policy"), ("image", "collect_policy"), ("state", "policy")],
 )
 def test_a_saved_policy_gives_the_same_actions(observation, policy_name, tmp_path):
-  agent = _agent(SHARED, observation)
+  agent = _agent(AVERAGED, observation)
   _randomise(agent, scale=0.1)
   policy = getattr(agent, policy_name)
   policy_saver.PolicySaver(policy, batch_size=None, seed=5).save(str(tmp_path))

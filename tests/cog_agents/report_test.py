@@ -181,8 +181,8 @@ def test_fine_tunings_have_a_section_of_their_own_and_no_place_in_table_1(root, 
   shown = section(page, "finetuning")
   assert shown.count("<svg") == 1
   assert "COG (1 seed)" in shown and "BC + SAC (1 seed)" in shown
-  assert "COG, seed 0: at least 0.90 first after 200 new episodes; afterwards 0.93" in shown
-  assert "BC + SAC, seed 0: at least 0.90 never" in shown
+  assert "COG, seed 0: above 0.90 first after 200 new episodes; afterwards 0.93" in shown
+  assert "BC + SAC, seed 0: above 0.90 never" in shown
 
 
 def test_the_best_run_of_a_condition_is_filmed(root, write):

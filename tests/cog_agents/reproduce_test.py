@@ -163,11 +163,34 @@ def test_the_table_of_fine_tuning_says_when_it_was_good():
     ],
   }  # fmt: skip
   worse = {**entry, "method": "cog_finetuned", "fine_tuning_curve": entry["fine_tuning_curve"][:2]}
-  lines = reproduce.fine_tuning_table([{"environment": "drawer_closed"}, entry, worse]).splitlines()
-  assert len(lines) == 2
+  failed = {key: x for key, x in worse.items() if key not in ("success_rate", "interval")}
+  failed["diverged"] = "critic is nan"
+  entries = [{"environment": "drawer_closed"}, entry, worse, failed]
+  lines = reproduce.fine_tuning_table(entries).splitlines()
+  assert len(lines) == 3
   assert "0.30 before; above 0.90 after 20 new episodes;" in lines[0]
   assert lines[0].endswith("0.952 [0.91, 0.97] after 30")
   assert "above 0.90 never;" in lines[1] and lines[1].endswith("after 10")
+  assert lines[2].endswith("above 0.90 never; diverged after 10")
+
+
+def test_the_results_have_a_fine_tuning_that_diverged(tmp_path):
+  run = dataclasses.replace(RUN, environments=(), new_episodes=20)
+  folder = tmp_path / RUN.name
+  write_run(folder, [0.0] * 4, exported=1_000)
+  config = {"method": "cog", "environment": "place_in_tray", "observation": "state", "seed": 0}
+  (folder / "config.json").write_text(json.dumps({**config, "agent": {"gamma": 0.97}, "steps": 1}))
+  (folder / "reproduce.json").write_text(
+    '[{"command": "c", "commit": "d", "wall_clock_seconds": 1.0, "machine": "m"}]'
+  )
+  tuned = folder / "finetune" / "place_in_tray"
+  tuned.mkdir(parents=True)
+  (tuned / "metrics.jsonl").write_text('{"step": 1000, "episodes": 0, "success_rate": 0.5}\n')
+  (tuned / "diverged.json").write_text('{"step": 1200, "message": "critic is nan"}')
+  (entry,) = reproduce.results([run], reproduce.Place(tmp_path, episodes=2))
+  assert (entry["environment"], entry["method"]) == ("place_in_tray", "cog_finetuned")
+  assert (entry["steps"], entry["diverged"]) == (1_200, "critic is nan")
+  assert entry["fine_tuning_curve"] == [{"episodes": 0, "success_rate": 0.5}]
 
 
 def test_a_run_that_diverged_is_done(tmp_path):
