@@ -61,6 +61,7 @@ METHODS: Mapping[str, Method] = {
       "bc_steps": 10_000,
       "critics_wait_for_warm_start": True,
       "shared_encoder_size": None,
+      "encoder_bc_weight": 0.0,
     },
   ),
   "bc": Method("BC all", BC, Data.UNION, stochastic_evaluation=True),

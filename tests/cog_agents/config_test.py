@@ -93,6 +93,22 @@ def test_a_shared_encoder_does_not_wait_for_the_warm_start():
     config.CqlConfig(critics_wait_for_warm_start=True, shared_encoder_size=64)
 
 
+@pytest.mark.parametrize(
+  "flags, dtype",
+  [
+    ("fpu avx512f avx512_bf16", "bfloat16"),
+    ("fpu amx_bf16", "bfloat16"),
+    ("fpu avx512f", "float32"),
+  ],
+)
+def test_images_are_computed_in_bfloat16_where_the_processor_has_it(flags, dtype, tmp_path):
+  cpuinfo = tmp_path / "cpuinfo"
+  cpuinfo.write_text(f"processor : 0\nflags\t\t: {flags}\n")
+  assert config.fastest_image_dtype(cpuinfo) == dtype
+  assert config.fastest_image_dtype(tmp_path / "none") == "float32"
+  assert config.load_preset("FAST", "image").image_dtype == config.fastest_image_dtype()
+
+
 def test_an_encoder_of_the_policys_own_needs_no_weight_of_its_own():
   with pytest.raises(ValueError, match="encoder_bc_weight=0.1 needs a shared encoder"):
     config.CqlConfig(encoder_bc_weight=0.1)

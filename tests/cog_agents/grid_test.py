@@ -92,7 +92,7 @@ def test_prior_data_start_in_the_condition_of_their_row():
 
 def test_an_ablation_changes_the_reference_in_what_it_says():
   runs = {run.name.split("/")[2]: run for run in grid.ablations("state", grid.ABLATION_TABLE, [0])}
-  assert "no_augmentation" not in runs  # states are not cropped
+  assert "augmentation" not in runs  # states are not cropped
   configs = {
     name: train_main.agent_config(
       train_main._parser().parse_args([*run.train_flags(1), "--run_dir=x"])
@@ -110,4 +110,4 @@ def test_an_ablation_changes_the_reference_in_what_it_says():
 
 def test_an_image_ablation_has_the_crops():
   names = [run.name for run in grid.ablations("image", grid.ABLATION_TABLE, [0])]
-  assert "image/place_in_tray/no_augmentation/seed_0" in names
+  assert "image/place_in_tray/augmentation/seed_0" in names
