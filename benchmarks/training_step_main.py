@@ -2,10 +2,11 @@
 
   python -m benchmarks.training_step_main --observation=image --batch_size=256
 
-All three have the same networks (the preset RELEASED_CODE), draw from the same stream, take many
-steps in one tf.function, and are timed in turn, so that what else the machine does is shared. Stock
-is TF-Agents' CqlSacAgent with π(·|s) samples alone; images are cropped at random for it in the
-stream, as for ours in the step.
+All three have networks of the same layers (the preset RELEASED_CODE), draw from the same stream,
+take many steps in one tf.function, and are timed in turn, so that what else the machine does is
+shared. Stock is TF-Agents' CqlSacAgent with π(·|s) samples alone, and with networks of Keras layers
+as TF-Agents' examples make them; images are cropped at random for it in the stream, as for ours in
+the step.
 """
 
 import argparse
@@ -21,8 +22,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 from tf_agents.agents import tf_agent
 from tf_agents.agents.cql import cql_sac_agent
+from tf_agents.distributions import utils as distribution_utils
+from tf_agents.keras_layers import inner_reshape
+from tf_agents.networks import nest_map, sequential
 from tf_agents.trajectories import time_step as ts
 
 from cog_agents import config as config_lib
@@ -124,20 +129,42 @@ def synthetic_experience(observation: str, folder: pathlib.Path) -> experience.E
 
 
 def stock_agent(data: experience.Experience, config: config_lib.CqlConfig) -> tf_agent.TFAgent:
-  """TF-Agents' CqlSacAgent with the networks and the hyperparameters of ours."""
-  rng = np.random.default_rng(0)
-  make = cql.NetworkFactory(data.observation_spec, config, data.statistics, rng)
-  critics, encoder = make.critics("critic")
-  target_critics, _ = make.critics("target_critic")
+  """TF-Agents' CqlSacAgent with the layers and the hyperparameters of ours."""
+  layers = tf.keras.layers
+
+  def features() -> list:
+    encoders = {
+      key: _stock_encoder(config, data.statistics.get(key)) for key in data.observation_spec
+    }
+    return [nest_map.NestMap(encoders), nest_map.NestFlatten(), layers.Concatenate()]
+
+  def critic(name: str) -> sequential.Sequential:
+    observation_and_action = nest_map.NestMap(
+      (sequential.Sequential(features()), layers.Activation("linear"))
+    )
+    joint = [layers.Dense(size, "relu") for size in config.q_hidden_sizes]
+    flat = [nest_map.NestFlatten(), layers.Concatenate()]
+    value = [layers.Dense(1), inner_reshape.InnerReshape([1], [])]
+    return sequential.Sequential([observation_and_action, *flat, *joint, *value], name=name)
+
+  def squashed_gaussian(moments: tf.Tensor):
+    mean, log_std = tf.split(moments, 2, axis=-1)
+    std = tf.exp(tf.clip_by_value(log_std, *config.log_std_range))
+    normal = tfp.distributions.MultivariateNormalDiag(mean, std)
+    return distribution_utils.scale_distribution_to_spec(normal, cql.ACTION_SPEC)
+
+  policy = [layers.Dense(size, "relu") for size in config.policy_hidden_sizes]
+  if config.policy_bottleneck_size:
+    policy.append(layers.Dense(config.policy_bottleneck_size))
+  policy += [layers.Dense(size, "relu") for size in config.policy_head_sizes]
+  policy += [layers.Dense(2 * specs.ACTION_SIZE), layers.Lambda(squashed_gaussian)]
   adam = tf.keras.optimizers.legacy.Adam
   agent = cql_sac_agent.CqlSacAgent(
     ts.time_step_spec(dict(data.observation_spec)),
     cql.ACTION_SPEC,
-    critic_network=critics[0],
-    critic_network_2=critics[1],
-    target_critic_network=target_critics[0],
-    target_critic_network_2=target_critics[1],
-    actor_network=make.policy(encoder),
+    critic_network=critic("critic_1"),
+    critic_network_2=critic("critic_2"),
+    actor_network=sequential.Sequential([*features(), *policy]),
     actor_optimizer=adam(config.actor_learning_rate),
     critic_optimizer=adam(config.critic_learning_rate),
     alpha_optimizer=adam(config.alpha_learning_rate),
@@ -152,6 +179,19 @@ def stock_agent(data: experience.Experience, config: config_lib.CqlConfig) -> tf
   )
   agent.initialize()
   return agent
+
+
+def _stock_encoder(config: config_lib.CqlConfig, statistics) -> sequential.Sequential:
+  """Of images, which have no statistics, by convolutions; of a vector by standardising it."""
+  layers = tf.keras.layers
+  if statistics is not None:
+    mean, std = (np.float32(x) for x in statistics)
+    return sequential.Sequential([layers.Lambda(lambda x: (x - mean) / std)])
+  parts = [layers.Lambda(lambda x: tf.cast(x, tf.float32) / 255.0)]
+  for i, filters in enumerate(config.conv_filters):
+    parts += [layers.MaxPool2D(padding="same")] if i else []
+    parts.append(layers.Conv2D(filters, 3, padding="same", activation="relu"))
+  return sequential.Sequential([*parts, layers.Flatten()])
 
 
 def measure(observation: str, batch_size: int, steps: int, rounds: int) -> dict[str, Any]:

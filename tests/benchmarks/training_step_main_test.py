@@ -3,10 +3,11 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from benchmarks import training_step_main
-from cog_agents import config
+from cog_agents import config, cql
 
 
 def test_operations_of_a_small_step_by_hand():
@@ -38,6 +39,21 @@ def test_convolutions_count_by_hand():
 def test_a_step_of_the_paper_has_the_operations_that_were_expected():
   flops = training_step_main.flops_per_step(config.RELEASED_CODE, 12 * 12 * 16, has_image=True)
   assert flops == pytest.approx(42e9, rel=0.05)  # of batch 256, estimated before this was written
+
+
+@pytest.mark.parametrize("observation", config.OBSERVATIONS)
+def test_the_stock_agent_has_the_layers_of_ours(observation, tmp_path, monkeypatch):
+  monkeypatch.setattr(training_step_main, "_TRANSITIONS", 50)
+  data = training_step_main.synthetic_experience(observation, tmp_path)
+  small = dataclasses.replace(config.load_preset("RELEASED_CODE", observation), batch_size=2)
+  stock = training_step_main.stock_agent(data, small)
+  ours = cql.create(data.observation_spec, small, data.statistics, seed=0)
+
+  def sizes(agent):
+    networks = (agent._critic_network_1, agent._critic_network_2, agent._actor_network)
+    return [sum(np.prod(v.shape) for v in net.trainable_variables) for net in networks]
+
+  assert sizes(stock) == sizes(ours)
 
 
 def test_it_prints_one_object(capsys, monkeypatch):
