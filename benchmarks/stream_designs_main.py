@@ -29,6 +29,7 @@ from collection import specs
 _BATCH_SIZE = 256
 _SHUFFLE_BUFFER = 20_000  # transitions
 _OPEN_EPISODES = 16
+_REWARDS = f"{rlds.STEPS}/{rlds.REWARD}"  # in a serialised episode
 _MEGABYTE = 1 << 20
 
 
@@ -73,21 +74,23 @@ def array_record(data: experience.Experience, builder) -> tf.data.Dataset:
   path = os.path.join(tempfile.mkdtemp(), "episodes.array_record")
   writer = array_record_module.ArrayRecordWriter(path, "group_size:1")
   files = [os.fspath(file) for file in builder.info.splits["train"].filepaths]
+  lengths = []  # transitions of each episode: not in the order of the table, which mixes the files
   for example in tf.data.TFRecordDataset(files).as_numpy_iterator():
     writer.write(example)
+    rewards = tf.train.Example.FromString(example).features.feature[_REWARDS]
+    lengths.append(len(rewards.float_list.value) - 1)
   writer.close()
   reader = array_record_module.ArrayRecordReader(path, "readahead_buffer_size:0")
-  starts = data.episode_starts
+  ends = np.cumsum(lengths)
   features = builder.info.features
   decode = features[rlds.STEPS].feature[rlds.OBSERVATION][specs.IMAGE].decode_example
 
   def read(k):
-    row = np.random.default_rng(k).integers(data.num_transitions)
-    episode = np.searchsorted(starts, row, side="right") - 1
-    return reader.read([int(episode)])[0], row - starts[episode]
+    row = np.random.default_rng(k).integers(ends[-1])
+    episode = np.searchsorted(ends, row, side="right")
+    return reader.read([int(episode)])[0], row - ends[episode] + lengths[episode]
 
-  def transition(k):
-    example, t = tf.numpy_function(read, [k], (tf.string, tf.int64))
+  def transition(example, t):
     episode = features.deserialize_example(
       tf.ensure_shape(example, ()), decoders={rlds.STEPS: tfds.decode.SkipDecoding()}
     )
@@ -96,7 +99,8 @@ def array_record(data: experience.Experience, builder) -> tf.data.Dataset:
     return decode(images[t]), decode(images[t + 1]), steps[rlds.ACTION][t]
 
   numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
-  return numbers.map(transition, tf.data.AUTOTUNE).batch(_BATCH_SIZE)
+  examples = numbers.map(lambda k: tf.numpy_function(read, [k], (tf.string, tf.int64)))
+  return examples.map(transition, tf.data.AUTOTUNE).batch(_BATCH_SIZE)
 
 
 DESIGNS: dict[str, Callable[..., tf.data.Dataset]] = {

@@ -14,9 +14,8 @@ from tests import fakes
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
   data_dir = tmp_path_factory.mktemp("data")
-  return data_dir, fakes.write_dataset(
-    data_dir, "prior", num_episodes=40, num_steps=4, has_images=True
-  )
+  episodes = [fakes.episode("prior", i, 3 + i % 3, False, True) for i in range(40)]
+  return data_dir, fakes.write_dataset(data_dir, "prior", splits={"train": episodes})
 
 
 @pytest.mark.parametrize("design", stream_designs_main.DESIGNS)
