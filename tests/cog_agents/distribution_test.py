@@ -27,8 +27,9 @@ for flags in json.loads(sys.argv[1]):
 """
 # With the warm start's end, and before rounding has moved a ReLU across its kink.
 STEPS, HALF = 4, 2
-# Of the largest entry of a variable. Two devices add up the rows in another order: 2.4e-6 was the
-# most after 9 steps. A gradient of half the size would differ by 0.5 in Adam's moments.
+# Of the largest entry of a variable, in float32. Two devices add up the rows in another order:
+# 2.4e-6 was the most after 9 steps. A gradient of half the size would differ by 0.5 in Adam's
+# moments.
 TOLERANCE = 1e-4
 RUNS = {
   "cog_state": ["--method=cog", "--observation=state"],
@@ -51,7 +52,7 @@ def root(tmp_path_factory):
       f"--run_dir={root / run}", f"--steps={steps}", f"--log_every={HALF}",
       f"--checkpoint_every={HALF}", "--evaluate_every=0", "--override=batch_size=16",
       f"--override=bc_steps={HALF}", "--override=q_hidden_sizes=[16, 16]",
-      "--override=policy_hidden_sizes=[16]", *RUNS[name],
+      "--override=policy_hidden_sizes=[16]", '--override=image_dtype="float32"', *RUNS[name],
     ]  # fmt: skip
 
   for name in RUNS:
