@@ -169,7 +169,7 @@ FAST_IMAGE = dataclasses.replace(
   # The gripper's pose and opening are known on a real robot too, and hard to see at 48x48.
   image_run_keys=(specs.IMAGE, specs.STATE),
   # A shift of 4 of 48 pixels moves the object by 28 mm against the gripper's known pose: with it,
-  # grasps miss. 10,000 episodes need no augmentation.
+  # grasps miss.
   crop_padding=0,
   # A stride computes a quarter of the positions, where pooling computes all and drops the rest.
   conv_stride=2,

@@ -196,8 +196,9 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     self._config = config
     self._seed = tf.Variable(seed, dtype=tf.int64, trainable=False, name="seed")
     policy = self._collect_policy
+    self._average_network = None
     if config.policy_average_tau:
-      self._average_network = make_networks.policy(make_networks.encoder())
+      self._average_network = make_networks.policy(None)
       policy = actor_policy.ActorPolicy(time_step_spec, ACTION_SPEC, self._average_network)
     self._greedy_policy = greedy_policy.GreedyPolicy(policy)
     self._update_average = common.Periodically(
@@ -251,7 +252,7 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
 
   def _move_average(self, tau: float | None):
     """Moves the weights of the greedy policy towards those that are trained."""
-    if self._config.policy_average_tau is None:
+    if self._average_network is None:
       return tf.no_op()
     return common.soft_variables_update(
       self._actor_network.variables, self._average_network.variables, tau, tau_non_trainable=1.0

@@ -70,11 +70,11 @@ def prior_names(args: argparse.Namespace) -> tuple[str, ...]:
   return tuple(name for name in args.prior.split(",") if name)
 
 
-def add_workers(parser, default: int) -> None:
-  """Adds the flag of how many processes simulate; `default` of them on every core."""
+def add_workers(parser, per_core: int) -> None:
+  """Adds the flag of how many processes simulate; by default `per_core` of them."""
   parser.add_argument(
-    "--workers", metavar="K", type=positive, default=default * os.cpu_count(),
-    help=f"processes that simulate (default: {default} a core)",
+    "--workers", metavar="K", type=positive, default=per_core * os.cpu_count(),
+    help=f"processes that simulate (default: {per_core} a core)",
   )  # fmt: skip
 
 
