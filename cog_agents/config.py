@@ -82,9 +82,7 @@ class CqlConfig:
   n_step: int = 1  # rewards summed before the bootstrap; the experience computes them
   target_range: tuple[float, float] | None = None  # Bellman targets are clipped to it
   initial_temperature: float = 1.0
-  shared_encoder_size: int | None = None  # size of the one encoder that critics and policy share
   actor_bc_weight: float = 0.0  # of -log pi(a_data|s), kept after the warm start
-  encoder_bc_weight: float = 0.0  # of -log pi(a_data|s) in the loss of a shared encoder
   # Rate at which the weights of the greedy policy follow those that are trained; None: they are
   # these.
   policy_average_tau: float | None = None
@@ -92,16 +90,6 @@ class CqlConfig:
   def __post_init__(self):
     if self.uniform_samples + self.policy_samples + self.next_policy_samples < 1:
       raise ValueError(f"the logsumexp of Eq. 1 needs at least one sampled action: {self}")
-    if self.critics_wait_for_warm_start and self.shared_encoder_size:
-      raise ValueError(
-        "the critics train the shared encoder, which the warm start needs: with"
-        f" critics_wait_for_warm_start, shared_encoder_size is None, got {self.shared_encoder_size}"
-      )
-    if self.encoder_bc_weight and not self.shared_encoder_size:
-      raise ValueError(
-        f"encoder_bc_weight={self.encoder_bc_weight} needs a shared encoder: an encoder of the"
-        " policy's own has its gradient from actor_bc_weight"
-      )
     check_name("image_dtype", self.image_dtype, IMAGE_DTYPES)
     if self.n_step < 1:
       raise ValueError(f"n_step must be at least 1, got {self.n_step}")
@@ -174,10 +162,6 @@ FAST_IMAGE = dataclasses.replace(
   # A stride computes a quarter of the positions, where pooling computes all and drops the rest.
   conv_stride=2,
   conv_filters=(32, 32, 32),
-  # One encoder instead of three, trained by the critics: an image is encoded once a step.
-  shared_encoder_size=256,
-  # The critics alone are slow to tell where a gripper would have to close.
-  encoder_bc_weight=0.1,
   # From step to step the policy wavers; the mean over a thousand does less.
   policy_average_tau=1e-3,
   image_dtype=fastest_image_dtype(),

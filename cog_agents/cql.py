@@ -166,8 +166,8 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     rng = np.random.default_rng(seed)
     observation_spec = time_step_spec.observation
     make_networks = NetworkFactory(observation_spec, config, statistics, rng)
-    critics, encoder = make_networks.critics("critic")
-    target_critics, _ = make_networks.critics("target_critic")
+    critics = make_networks.critics("critic")
+    target_critics = make_networks.critics("target_critic")
     super().__init__(
       time_step_spec,
       ACTION_SPEC,
@@ -175,7 +175,7 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
       critic_network_2=critics[1],
       target_critic_network=target_critics[0],
       target_critic_network_2=target_critics[1],
-      actor_network=make_networks.policy(encoder),
+      actor_network=make_networks.policy(),
       actor_optimizer=tf.keras.optimizers.legacy.Adam(config.actor_learning_rate),
       critic_optimizer=tf.keras.optimizers.legacy.Adam(config.critic_learning_rate),
       alpha_optimizer=tf.keras.optimizers.legacy.Adam(config.alpha_learning_rate),
@@ -198,7 +198,7 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     policy = self._collect_policy
     self._average_network = None
     if config.policy_average_tau:
-      self._average_network = make_networks.policy(None)
+      self._average_network = make_networks.policy()
       policy = actor_policy.ActorPolicy(time_step_spec, ACTION_SPEC, self._average_network)
     self._greedy_policy = greedy_policy.GreedyPolicy(policy)
     self._update_average = common.Periodically(
@@ -232,18 +232,13 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
   def _target_critics(self) -> tuple[networks.QNetwork, networks.QNetwork]:
     return self._target_critic_network_1, self._target_critic_network_2
 
-  @property
-  def _has_shared_encoder(self) -> bool:
-    return self._actor_network.encoder is self._critic_network_1.encoder
-
   def critic_variables(self) -> list[tf.Variable]:
-    """What the critic loss trains: both critics, with the encoder that they may share."""
-    return _unique([v for critic in self._critics for v in critic.trainable_variables])
+    """What the critic loss trains."""
+    return [v for critic in self._critics for v in critic.trainable_variables]
 
   def actor_variables(self) -> list[tf.Variable]:
-    """What the policy loss trains: the policy without an encoder that the critics train."""
-    critics = {v.ref() for v in self.critic_variables()}
-    return [v for v in self._actor_network.trainable_variables if v.ref() not in critics]
+    """What the policy loss trains."""
+    return list(self._actor_network.trainable_variables)
 
   def _initialize(self):
     if self._config.copy_target_critics:
@@ -302,16 +297,14 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     """Targets (B,), and the pi(.|s') samples (B, N, A) with log densities (B, N): constants."""
     config = self._config
     observation = next_time_step.observation
-    *features, policy_features = networks.encode_each(
-      [*self._target_critics, self._actor_network], observation, [next(seeds) for _ in range(3)]
-    )
-    moments = self._actor_network.moments(policy_features)
+    embeddings = [critic.encode(observation, next(seeds)) for critic in self._target_critics]
+    moments = self._actor_network.moments(self._actor_network.encoder(observation, next(seeds)))
     actions, log_probs = networks.sample_actions(
       *moments, 1 + config.next_policy_samples, next(seeds)
     )
     values = [
-      critic.values(critic.embed(critic_features), actions[:, :1])[:, 0]
-      for critic, critic_features in zip(self._target_critics, features, strict=True)
+      q.values(z, actions[:, :1])[:, 0]
+      for q, z in zip(self._target_critics, embeddings, strict=True)
     ]
     next_values = tf.minimum(*values)
     if config.entropy_in_backup:
@@ -331,14 +324,9 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     config = self._config
     targets, next_actions, next_log_probs = backup
     data_actions = transition.action_step.action
-    *features, policy_features = networks.encode_each(
-      [*self._critics, self._actor_network],
-      transition.time_step.observation,
-      [next(seeds) for _ in range(3)],
-    )
-    embeddings = [q.embed(f) for q, f in zip(self._critics, features, strict=True)]
-
-    moments = self._actor_network.moments(policy_features)
+    observation = transition.time_step.observation
+    embeddings = [critic.encode(observation, next(seeds)) for critic in self._critics]
+    moments = self._actor_network.moments(self._actor_network.encoder(observation, next(seeds)))
     actions, log_probs = networks.sample_actions(*moments, 1 + config.policy_samples, next(seeds))
     data_log_probs = networks.log_prob(*moments, data_actions)
 
@@ -359,8 +347,6 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     cql_loss = config.cql_alpha * tf.add_n(gaps)
     is_warm_start = self.train_step_counter < config.bc_steps
     critic_loss = td_loss + cql_loss
-    if config.encoder_bc_weight:
-      critic_loss -= config.encoder_bc_weight * tf.reduce_mean(data_log_probs)
     if config.critics_wait_for_warm_start:
       critic_loss = tf.where(is_warm_start, 0.0, critic_loss)
 
@@ -414,29 +400,23 @@ class NetworkFactory:
   def encoder(self) -> networks.Encoder:
     return networks.Encoder(self._observation_spec, self._config, self._statistics, self._rng)
 
-  def critics(self, name: str) -> tuple[list[networks.QNetwork], networks.Encoder | None]:
-    """Two critics, and the encoder that they share, if they do."""
-    shared = self.encoder() if self._config.shared_encoder_size else None
-    critics = [
+  def critics(self, name: str) -> list[networks.QNetwork]:
+    """Two of them."""
+    return [
       networks.QNetwork(
         (self._observation_spec, ACTION_SPEC),
-        shared or self.encoder(),
+        self.encoder(),
         self._config.q_hidden_sizes,
         self._rng,
         name=f"{name}_{i}",
       )
       for i in (1, 2)
     ]
-    return critics, shared
 
-  def policy(self, encoder: networks.Encoder | None) -> networks.PolicyNetwork:
+  def policy(self) -> networks.PolicyNetwork:
     return networks.PolicyNetwork(
-      self._observation_spec, ACTION_SPEC, encoder or self.encoder(), self._config, self._rng
+      self._observation_spec, ACTION_SPEC, self.encoder(), self._config, self._rng
     )
-
-
-def _unique(variables: list[tf.Variable]) -> list[tf.Variable]:
-  return list({v.ref(): v for v in variables}.values())
 
 
 def loss_info(losses, metrics) -> tf_agent.LossInfo:

@@ -50,19 +50,13 @@ METHODS: Mapping[str, Method] = {
   "cog": Method("COG", CQL, Data.UNION, stochastic_evaluation=False),
   "no_prior": Method("no prior", CQL, Data.TASK, stochastic_evaluation=False),
   # "pre-training a policy via behavioral cloning on the prior data and then fine-tuning with
-  # offline RL on the new task": the critics see the task data alone, so that the policy has an
-  # encoder of its own to clone with.
+  # offline RL on the new task": the critics see the task data alone.
   "bc_init": Method(
     "BC-init",
     CQL,
     Data.PRIOR_THEN_TASK,
     stochastic_evaluation=False,
-    overrides={
-      "bc_steps": 10_000,
-      "critics_wait_for_warm_start": True,
-      "shared_encoder_size": None,
-      "encoder_bc_weight": 0.0,
-    },
+    overrides={"bc_steps": 10_000, "critics_wait_for_warm_start": True},
   ),
   "bc": Method("BC all", BC, Data.UNION, stochastic_evaluation=True),
   # "handpicked successful trajectories on the new task".
@@ -77,7 +71,6 @@ METHODS: Mapping[str, Method] = {
       "cql_alpha": 0.0,
       "bc_steps": 0,
       "actor_bc_weight": 0.0,
-      "encoder_bc_weight": 0.0,
       "target_range": None,
     },
   ),

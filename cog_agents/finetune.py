@@ -282,14 +282,11 @@ class _Rounds:
 
 
 def take_over(agent: cql.CqlAgent, cloned: bc.BcAgent) -> None:
-  """Gives a new agent a cloned policy, with its steps; the critics and the temperature stay new.
-
-  An encoder that the critics share with the policy comes with it, since it is the policy's too.
-  """
+  """Gives a new agent a cloned policy, with its steps; the critics and the temperature stay new."""
   ours, theirs = (x.policy_network.variables for x in (agent, cloned))
   for variable, value in zip(ours, theirs, strict=True):
     variable.assign(value)
-  agent.initialize()  # the targets have the shared encoder, too
+  agent.initialize()  # the average of the policy's weights starts there, too
   agent.train_step_counter.assign(cloned.train_step_counter)
 
 

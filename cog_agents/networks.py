@@ -113,11 +113,10 @@ class Encoder(tf.keras.layers.Layer):
 
   Images go through the convolutions of the paper (section 5: 3x3 with stride 1, max-pooling by 2
   between them, ReLU; a larger stride replaces the pooling) and are flattened; vectors are
-  standardised; all are concatenated. A shared encoder ends in dense -> LayerNorm -> tanh, which
-  keeps its features bounded for the policy that does not train it.
+  standardised; all are concatenated.
 
   Attributes:
-    features_dtype: of the features: that of the images, if they come straight from convolutions.
+    features_dtype: of the features: that of the images, if there are any.
   """
 
   def __init__(
@@ -132,23 +131,17 @@ class Encoder(tf.keras.layers.Layer):
     self._crop_padding = config.crop_padding
     self._max_pooling = config.conv_stride == 1
     self._convolutions = []
-    self._image_dtype = tf.float32
+    self.features_dtype = tf.float32
     if specs.IMAGE in observation_spec:
-      self._image_dtype = tf.as_dtype(config.image_dtype)
+      self.features_dtype = tf.as_dtype(config.image_dtype)
       self._convolutions = [
         Convolution(filters, config.conv_stride, rng) for filters in config.conv_filters
       ]
-    self.features_dtype = self._image_dtype
     self._vector_keys = tuple(key for key in sorted(observation_spec) if key != specs.IMAGE)
     missing = set(self._vector_keys) - set(statistics)
     if missing:
       raise ValueError(f"no statistics for {sorted(missing)}; there are: {sorted(statistics)}")
     self._standardizers = {key: Standardize(*statistics[key]) for key in self._vector_keys}
-    self._projection = None
-    if config.shared_encoder_size:
-      self._projection = _dense(config.shared_encoder_size, rng, dtype=_mixed(self._image_dtype))
-      self.features_dtype = tf.float32
-      self._normalization = tf.keras.layers.LayerNormalization()
 
   @property
   def statistics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -160,16 +153,12 @@ class Encoder(tf.keras.layers.Layer):
     parts = [self._standardizers[key](observation[key]) for key in self._vector_keys]
     if self._convolutions:
       parts.append(self._encode_image(observation[specs.IMAGE], seed))
-    features = tf.concat([tf.cast(part, self._image_dtype) for part in parts], axis=-1)
-    if self._projection is not None:
-      projected = tf.cast(self._projection(features), tf.float32)
-      features = tf.tanh(self._normalization(projected))
-    return features
+    return tf.concat([tf.cast(part, self.features_dtype) for part in parts], axis=-1)
 
   def _encode_image(self, image: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
     if seed is not None and self._crop_padding:
       image = random_crop(image, self._crop_padding, seed)
-    x = tf.cast(image, self._image_dtype)  # pixels are whole numbers, which bfloat16 has up to 256
+    x = tf.cast(image, self.features_dtype)  # whole numbers, which bfloat16 has up to 256
     for i, convolution in enumerate(self._convolutions):
       x = convolution(x, scale=1.0 if i else 1.0 / 255.0)
       if self._max_pooling and convolution is not self._convolutions[-1]:
@@ -201,13 +190,9 @@ class QNetwork(network.Network):
     self._hidden_layers = [_dense(size, rng, "relu") for size in hidden_sizes[1:]]
     self._value_layer = _final_dense(1, rng)
 
-  def embed(self, features: tf.Tensor) -> tf.Tensor:
-    """Features (B, F) -> z (B, H): all that `values` needs to know of the observation."""
-    return tf.cast(self._feature_layer(features), tf.float32)
-
   def encode(self, observation, seed: tf.Tensor | None = None) -> tf.Tensor:
-    """Observation -> z (B, H); a `seed` crops images at random."""
-    return self.embed(self.encoder(observation, seed))
+    """Observation -> z (B, H), all that `values` needs of it; a `seed` crops images at random."""
+    return tf.cast(self._feature_layer(self.encoder(observation, seed)), tf.float32)
 
   def values(self, z: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
     """z (B, H), actions (B, N, A) -> Q values (B, N)."""
@@ -319,18 +304,3 @@ def log_prob(mean: tf.Tensor, log_std: tf.Tensor, actions: tf.Tensor) -> tf.Tens
   unsquashed = tf.atanh(tf.clip_by_value(actions, -DATA_ACTION_LIMIT, DATA_ACTION_LIMIT))
   noise = (unsquashed - mean) * tf.exp(-log_std)
   return tf.reduce_sum(_gaussian_log_density(noise, log_std) - _log_tanh_slope(unsquashed), axis=-1)
-
-
-def encode_each(
-  networks: Sequence[QNetwork | PolicyNetwork], observation, seeds: Sequence[tf.Tensor]
-) -> list[tf.Tensor]:
-  """Features of one observation batch for each network.
-
-  Networks that share an encoder share one pass through it, and its crop; every other one gets a
-  crop of its own.
-  """
-  features = {}
-  for net, seed in zip(networks, seeds, strict=True):
-    if id(net.encoder) not in features:
-      features[id(net.encoder)] = net.encoder(observation, seed)
-  return [features[id(net.encoder)] for net in networks]

@@ -32,7 +32,6 @@ def test_paper_leaves_the_departures_of_fast_off():
   assert paper.n_step == 1
   assert paper.target_range is None
   assert paper.initial_temperature == 1.0
-  assert paper.shared_encoder_size is None
   assert paper.actor_bc_weight == 0.0
 
 
@@ -88,11 +87,6 @@ def test_impossible_values_are_refused(values):
     config.CqlConfig(**values)
 
 
-def test_a_shared_encoder_does_not_wait_for_the_warm_start():
-  with pytest.raises(ValueError, match="shared_encoder_size is None, got 64"):
-    config.CqlConfig(critics_wait_for_warm_start=True, shared_encoder_size=64)
-
-
 @pytest.mark.parametrize(
   "flags, dtype",
   [
@@ -107,11 +101,6 @@ def test_images_are_computed_in_bfloat16_where_the_processor_has_it(flags, dtype
   assert config.fastest_image_dtype(cpuinfo) == dtype
   assert config.fastest_image_dtype(tmp_path / "none") == "float32"
   assert config.load_preset("FAST", "image").image_dtype == config.fastest_image_dtype()
-
-
-def test_an_encoder_of_the_policys_own_needs_no_weight_of_its_own():
-  with pytest.raises(ValueError, match="encoder_bc_weight=0.1 needs a shared encoder"):
-    config.CqlConfig(encoder_bc_weight=0.1)
 
 
 def test_an_unknown_image_dtype_lists_the_known_ones():

@@ -33,8 +33,8 @@ SMALL = {
   "policy_head_sizes": (),
 }
 PAPER = dataclasses.replace(config.PAPER, **SMALL)
-SHARED = dataclasses.replace(PAPER, shared_encoder_size=10, crop_padding=2)
-AVERAGED = dataclasses.replace(SHARED, policy_average_tau=0.25)
+CROPPED = dataclasses.replace(PAPER, crop_padding=2)
+AVERAGED = dataclasses.replace(CROPPED, policy_average_tau=0.25)
 FROZEN = {"actor_learning_rate": 0.0, "critic_learning_rate": 0.0, "alpha_learning_rate": 0.0}
 
 
@@ -356,42 +356,17 @@ def test_weights_in_the_loss_are_refused():
 # What each loss trains.
 
 
-@pytest.mark.parametrize("cfg", [PAPER, SHARED], ids=["own encoders", "shared encoder"])
 @pytest.mark.parametrize("observation", ["image", "state"])
-def test_each_loss_trains_its_own_variables(cfg, observation):
+def test_each_loss_trains_its_own_variables(observation):
   rates = {"actor": "actor_learning_rate", "critic": "critic_learning_rate"}
   for trained, rate in rates.items():
     frozen = {**FROZEN, "bc_steps": 0}
     frozen.pop(rate)
-    agent = _agent(dataclasses.replace(cfg, **frozen), observation)
+    agent = _agent(dataclasses.replace(PAPER, **frozen), observation)
     _randomise(agent, scale=0.1)
     # Twice: the first step only moves what lies behind a layer that is not zero.
     assert _changed(agent, agent.actor_variables(), 2) == (trained == "actor")
     assert _changed(agent, agent.critic_variables(), 2) == (trained == "critic")
-
-
-def test_a_shared_encoder_belongs_to_the_critics():
-  agent = _agent(SHARED, "image")
-  encoder = {v.ref() for v in agent._actor_network.encoder.trainable_variables}
-  assert encoder
-  assert encoder <= {v.ref() for v in agent.critic_variables()}
-  assert encoder.isdisjoint(v.ref() for v in agent.actor_variables())
-
-
-def test_cloning_trains_a_shared_encoder_and_no_other_part_of_the_critics():
-  cfg = dataclasses.replace(
-    SHARED, bellman_weight=0.0, cql_alpha=0.0, actor_learning_rate=0.0, alpha_learning_rate=0.0
-  )
-  for weight in (0.0, 0.5):
-    agent = _agent(dataclasses.replace(cfg, encoder_bc_weight=weight), "image")
-    _randomise(agent, scale=0.1)
-    encoder = agent.policy_network.encoder.trainable_variables
-    loss = agent.loss(_transition("image")).extra
-    expected = -weight * float(loss["bc_log_likelihood"])
-    assert float(loss["critic_loss"]) == pytest.approx(expected, rel=1e-6, abs=1e-7)
-    theirs = {v.ref() for v in encoder}
-    assert not _changed(agent, [v for v in agent.critic_variables() if v.ref() not in theirs])
-    assert _changed(agent, encoder) == bool(weight)
 
 
 def test_encoders_of_their_own_are_trained_by_their_own_loss():
@@ -401,9 +376,8 @@ def test_encoders_of_their_own_are_trained_by_their_own_loss():
   assert len([v for v in agent.critic_variables() if len(v.shape) == 4]) == 2 * len(kernels)
 
 
-@pytest.mark.parametrize("cfg", [PAPER, SHARED], ids=["own encoders", "shared encoder"])
-def test_targets_follow_slowly(cfg):
-  cfg = dataclasses.replace(cfg, target_update_tau=0.25)
+def test_targets_follow_slowly():
+  cfg = dataclasses.replace(PAPER, target_update_tau=0.25)
   agent = _agent(cfg, "image")
   before = [v.numpy() for net in agent._target_critics for v in net.trainable_variables]
   agent.train(_transition("image"))
@@ -463,7 +437,7 @@ def test_a_seed_fixes_weights_and_training():
 
 
 def test_a_loop_of_steps_equals_single_steps():
-  batch, looped, single = _transition(), _agent(SHARED), _agent(SHARED)
+  batch, looped, single = _transition(), _agent(CROPPED), _agent(CROPPED)
 
   @tf.function
   def loop(steps):

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from tf_agents.trajectories import time_step as ts
 
 from cog_agents import bc, cql, evaluate, finetune, finetune_main, online, report, run_dirs, train
 from cog_agents import config as config_lib
@@ -132,7 +133,7 @@ def test_sac_takes_over_a_cloned_policy_and_what_it_sees_with(observation):
   config = dataclasses.replace(config_lib.load_preset("FAST", observation), **SMALL)
   generator = np.random.default_rng(0)
   batch = {specs.STATE: generator.normal(size=(5, specs.STATE_SIZE)).astype(np.float32)}
-  if observation == config_lib.IMAGE:  # FAST's critics and policy share an encoder
+  if observation == config_lib.IMAGE:
     shape = (5, *specs.IMAGE_SHAPE)
     batch[specs.IMAGE] = generator.integers(0, 256, size=shape, dtype=np.uint8)
   spec = {key: tf.TensorSpec(x.shape[1:], x.dtype, key) for key, x in batch.items()}
@@ -149,6 +150,8 @@ def test_sac_takes_over_a_cloned_policy_and_what_it_sees_with(observation):
     net.moments(net.encoder(batch)) for net in (agent.policy_network, cloned.policy_network)
   ]
   np.testing.assert_array_equal(moments[0], moments[1])
+  greedy = [x.policy.action(ts.restart(batch, 5)).action for x in (agent, cloned)]
+  np.testing.assert_array_equal(greedy[0], greedy[1])
   critic, target = agent._critic_network_1, agent._target_critic_network_1
   for net in (critic, target):
     mean, std = net.encoder.statistics[specs.STATE]

@@ -108,15 +108,6 @@ def test_strided_convolutions_do_without_max_pooling(rng):
   assert features.shape == (5, 3 * 3 * 4)  # 12 -> 6 -> 3 pixels a side, four filters
 
 
-def test_a_shared_encoder_ends_in_bounded_normalised_features(rng):
-  cfg = dataclasses.replace(SMALL, shared_encoder_size=32)
-  features = networks.Encoder(IMAGE_SPEC, cfg, {}, rng)({"image": _images(rng)}).numpy()
-  assert features.shape == (5, 32)
-  before_tanh = np.arctanh(features.astype(np.float64))
-  np.testing.assert_allclose(before_tanh.mean(-1), 0.0, atol=1e-4)  # LayerNorm at its start
-  np.testing.assert_allclose(before_tanh.std(-1), 1.0, atol=0.1)
-
-
 def test_the_split_first_layer_equals_a_dense_layer_over_the_concatenation(rng):
   net = _q_network(STATE_SPEC, rng)
   state = rng.normal(size=(5, 7)).astype(np.float32)
@@ -219,27 +210,14 @@ def test_samples_have_the_moments_of_the_gaussian():
   assert unsquashed.std() == pytest.approx(np.exp(-1.0), abs=0.01)
 
 
-def test_networks_that_share_an_encoder_share_its_features_and_crop(rng):
-  encoder = networks.Encoder(IMAGE_SPEC, SMALL, {}, rng)
-  first, second = (
-    networks.QNetwork((IMAGE_SPEC, ACTION_SPEC), encoder, (16,), rng) for _ in range(2)
-  )
-  apart = _q_network(IMAGE_SPEC, rng)
-  seeds = [tf.constant([7, i]) for i in range(3)]
-  features = networks.encode_each([first, second, apart], {"image": _images(rng)}, seeds)
-  assert features[0] is features[1]
-  assert not np.allclose(features[0], features[2])
-
-
 def test_each_encoder_of_its_own_gets_a_crop_of_its_own(rng):
   first = _q_network(IMAGE_SPEC, rng)
   second = _q_network(IMAGE_SPEC, rng)
   second.set_weights(first.get_weights())
   observation, seeds = {"image": _images(rng)}, [tf.constant([7, i]) for i in range(2)]
-  one, two = networks.encode_each([first, second], observation, seeds)
-  assert not np.allclose(one, two)
-  one, two = networks.encode_each([first, second], observation, [seeds[0], seeds[0]])
-  np.testing.assert_array_equal(one, two)
+  one = first.encode(observation, seeds[0])
+  assert not np.allclose(one, second.encode(observation, seeds[1]))
+  np.testing.assert_array_equal(one, second.encode(observation, seeds[0]))
 
 
 @pytest.mark.parametrize("stride, side", [(1, 3), (2, 2)])
@@ -267,15 +245,13 @@ def test_convolutions_are_those_of_keras_with_relu_before_the_pooling(rng):
   np.testing.assert_allclose(features, tf.reshape(x, (5, -1)), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("shared_encoder_size", [None, 16])
-def test_bfloat16_is_for_images_alone(shared_encoder_size):
-  cfg = dataclasses.replace(SMALL, shared_encoder_size=shared_encoder_size)
-  half = dataclasses.replace(cfg, image_dtype="bfloat16")
+def test_bfloat16_is_for_images_alone():
+  half = dataclasses.replace(SMALL, image_dtype="bfloat16")
   spec = {**IMAGE_SPEC, **STATE_SPEC}
   observation = {"image": _images(np.random.default_rng(1)), "state": tf.ones((5, 7))}
   actions = tf.zeros((5, 2, 8))
   embeddings, outputs = {}, {}
-  for name, config_ in (("float32", cfg), ("bfloat16", half)):
+  for name, config_ in (("float32", SMALL), ("bfloat16", half)):
     critic = _q_network(spec, np.random.default_rng(0), config_)
     policy = _policy(spec, np.random.default_rng(0), config_)
     for variable in (*critic.variables, *policy.variables):
