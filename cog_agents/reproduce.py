@@ -325,12 +325,12 @@ def _record(run: grid.Run, place: Place, command: list[str], started: float) -> 
 
 
 def results(runs: Sequence[grid.Run], place: Place) -> list[dict[str, Any]]:
-  """Returns the entries of report.json of the runs that are done, with how they came about."""
+  """Returns what report.json has of the conditions that are done, and how each came about."""
   found = []
   for run in runs:
     folder = place.root / run.name
     now = status(run, place)
-    if not now.is_done:
+    if not now.is_trained or now.new_episodes:
       continue
     record = json.loads((folder / _RECORD).read_text())
     shared = {
@@ -350,8 +350,9 @@ def results(runs: Sequence[grid.Run], place: Place) -> list[dict[str, Any]]:
     (loaded,) = contents.runs
     if loaded.diverged_value is not None:
       shared["diverged_value"] = loaded.diverged_value
-    found += [{**entry, **shared} for entry in report.entries(contents)]
-    for tuned in contents.fine_tunings:
+    entries = report.entries(contents)
+    found += [{**entry, **shared} for entry in entries if entry["environment"] not in now.missing]
+    for tuned in contents.fine_tunings if run.new_episodes else ():
       if tuned.divergence:
         method = experiments.fine_tuned_name(run.method)
         entries = _diverged(run, method, [tuned.config["environment"]], tuned.path)

@@ -8,6 +8,7 @@ import os
 import pathlib
 import shlex
 import sys
+from collections.abc import Iterable, Sequence
 
 from cog_agents import config as config_lib
 from cog_agents import experiments, grid, mains
@@ -18,8 +19,9 @@ def _parser() -> argparse.ArgumentParser:
     prog="python -m cog_agents.reproduce_main",
     description="Plans the runs of a table, says what is done and how long the rest takes, builds "
     "missing datasets, trains each run until success on monitoring episodes has stopped growing, "
-    "and evaluates it on episodes that nothing else sees. Writes table_NAME.json, and but for "
-    "ablations report.html, into the root folder. Ctrl-C, or worse: the same command goes on.",
+    "and evaluates it on episodes that nothing else sees. Writes table_NAME_OBSERVATION.json, with "
+    "every finished run of the table in the root folder, and but for ablations report.html. "
+    "Ctrl-C, or worse: the same command goes on.",
   )
   parser.add_argument(
     "--table", metavar="NAME", default=grid.TABLE_1,
@@ -68,25 +70,38 @@ def _names(text: str) -> list[str]:
   return [name for name in text.split(",") if name]
 
 
+# Of each table.
+_ROWS = {
+  grid.TABLE_1: tuple(experiments.ROWS),
+  grid.FINE_TUNING: grid.FINE_TUNED_ROWS,
+  grid.ABLATIONS: tuple(grid.ABLATION_TABLE),
+}
+
+
+def _table(
+  name: str, observation: str, rows: Iterable[str], methods: Iterable[str], seeds: Sequence[int]
+) -> list[grid.Run]:
+  if name == grid.TABLE_1:
+    return grid.table_1(observation, rows, methods, seeds)
+  make = grid.fine_tuning if name == grid.FINE_TUNING else grid.ablations
+  return make(observation, rows, seeds)
+
+
+def _whole_table(name: str, observation: str, root: pathlib.Path) -> list[grid.Run]:
+  """Every run of a table, with the seeds that the folder has runs of."""
+  folders = root.glob(f"{observation}/*/*/seed_*")
+  seeds = sorted({int(folder.name.removeprefix("seed_")) for folder in folders})
+  return _table(name, observation, _ROWS[name], experiments.METHODS, seeds)
+
+
 def _runs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[grid.Run]:
-  known = {
-    grid.TABLE_1: experiments.ROWS,
-    grid.FINE_TUNING: grid.FINE_TUNED_ROWS,
-    grid.ABLATIONS: grid.ABLATION_TABLE,
-  }[args.table]
-  rows = args.rows or list(known)
+  rows = args.rows or _ROWS[args.table]
   try:
     for name in rows:
-      config_lib.check_name("row", name, known)
+      config_lib.check_name("row", name, _ROWS[args.table])
     for name in args.methods:
       experiments.method(name)
-    seeds = range(args.seeds)
-    if args.table == grid.TABLE_1:
-      runs = grid.table_1(args.observation, rows, args.methods, seeds)
-    elif args.table == grid.FINE_TUNING:
-      runs = grid.fine_tuning(args.observation, rows, seeds)
-    else:
-      runs = grid.ablations(args.observation, rows, seeds)
+    runs = _table(args.table, args.observation, rows, args.methods, range(args.seeds))
     if args.run:
       config_lib.check_name("run", args.run, [run.name for run in runs])
       runs = [run for run in runs if run.name == args.run]
@@ -139,8 +154,8 @@ def main(argv: list[str] | None = None) -> int:
     return 1
   if args.run:
     return 0
-  results = reproduce.results(runs, place)
-  run_dirs.write_json(place.root / f"table_{args.table}.json", results)
+  results = reproduce.results(_whole_table(args.table, args.observation, place.root), place)
+  run_dirs.write_json(place.root / f"table_{args.table}_{args.observation}.json", results)
   if args.table == grid.ABLATIONS:
     print(reproduce.ablation_table(results))
     return 0

@@ -226,7 +226,7 @@ def test_a_killed_grid_goes_on_and_ends_with_results_and_a_report(tmp_path, data
   log = (run_dir / "log.txt").read_text()
   # The training that had begun was waited for; two points are too few to have converged.
   assert [log.count(f"--steps={steps} ") for steps in (1_000, 1_500, 2_000)] == [1, 1, 1]
-  (entry,) = json.loads((tmp_path / "runs" / "table_1.json").read_text())
+  (entry,) = json.loads((tmp_path / "runs" / "table_1_state.json").read_text())
   assert entry["environment"] == "place_in_tray" and entry["episodes"] == 2
   assert entry["wall_clock_seconds"] > 0 and "cores" in entry["machine"]
   assert "evaluate_main" in entry["command"][-1]
