@@ -39,11 +39,8 @@ class BcAgent(tf_agent.TFAgent):
   ):
     tf.Module.__init__(self, name=name)
     rng = np.random.default_rng(seed)
-    observation_spec = time_step_spec.observation
-    encoder = networks.Encoder(observation_spec, config, statistics, rng)
-    self._actor_network = networks.PolicyNetwork(
-      observation_spec, cql.ACTION_SPEC, encoder, config, rng
-    )
+    make_networks = cql.NetworkFactory(time_step_spec.observation, config, statistics, rng)
+    self._actor_network = make_networks.policy()
     collect_policy = actor_policy.ActorPolicy(
       time_step_spec, cql.ACTION_SPEC, actor_network=self._actor_network
     )

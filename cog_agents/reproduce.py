@@ -330,9 +330,10 @@ def results(runs: Sequence[grid.Run], place: Place) -> list[dict[str, Any]]:
   for run in runs:
     folder = place.root / run.name
     now = status(run, place)
-    if not now.is_trained or now.new_episodes:
+    record_path = folder / _RECORD  # another process may be about to write it
+    if not now.is_trained or now.new_episodes or not record_path.exists():
       continue
-    record = json.loads((folder / _RECORD).read_text())
+    record = json.loads(record_path.read_text())
     shared = {
       "command": [entry["command"] for entry in record],
       "commit": sorted({str(entry["commit"]) for entry in record}),

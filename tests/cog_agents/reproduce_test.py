@@ -193,6 +193,13 @@ def test_the_results_have_a_fine_tuning_that_diverged(tmp_path):
   assert entry["fine_tuning_curve"] == [{"episodes": 0, "success_rate": 0.5}]
 
 
+def test_a_run_that_has_no_record_yet_is_not_among_the_results(tmp_path):
+  write_run(tmp_path / RUN.name, [0.0] * 4, exported=1_000, evaluated=ROWS)
+  place = reproduce.Place(tmp_path, episodes=2)
+  assert reproduce.status(RUN, place).is_done
+  assert reproduce.results([RUN], place) == []
+
+
 def test_a_run_that_diverged_is_done(tmp_path):
   write_run(tmp_path / RUN.name, [0.0])
   (tmp_path / RUN.name / "diverged.json").write_text('{"step": 300, "message": "critic is nan"}')
