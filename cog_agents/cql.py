@@ -298,7 +298,7 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     config = self._config
     observation = next_time_step.observation
     embeddings = [critic.encode(observation, next(seeds)) for critic in self._target_critics]
-    moments = self._actor_network.moments(self._actor_network.encoder(observation, next(seeds)))
+    moments = self._actor_network.moments(observation, next(seeds))
     actions, log_probs = networks.sample_actions(
       *moments, 1 + config.next_policy_samples, next(seeds)
     )
@@ -326,7 +326,7 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     data_actions = transition.action_step.action
     observation = transition.time_step.observation
     embeddings = [critic.encode(observation, next(seeds)) for critic in self._critics]
-    moments = self._actor_network.moments(self._actor_network.encoder(observation, next(seeds)))
+    moments = self._actor_network.moments(observation, next(seeds))
     actions, log_probs = networks.sample_actions(*moments, 1 + config.policy_samples, next(seeds))
     data_log_probs = networks.log_prob(*moments, data_actions)
 

@@ -243,9 +243,12 @@ class PolicyNetwork(network.DistributionNetwork):
     ]
     self._moments_layer = _final_dense(2 * action_spec.shape.num_elements(), rng)
 
-  def moments(self, features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Features (B, F) -> mean and log standard deviation before the tanh, (B, A) each."""
-    x = features
+  def moments(self, observation, seed: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+    """Observation -> mean and log standard deviation before the tanh, (B, A) each.
+
+    A `seed` of shape (2,) crops images at random.
+    """
+    x = self.encoder(observation, seed)
     for layer in self._hidden_layers:
       x = tf.cast(layer(x), tf.float32)
     mean, log_std = tf.split(self._moments_layer(x), 2, axis=-1)
@@ -253,7 +256,7 @@ class PolicyNetwork(network.DistributionNetwork):
 
   def call(self, observation, step_type=None, network_state=(), training=False):
     """Observation -> (distribution of actions, state), as TF-Agents calls an actor."""
-    mean, log_std = self.moments(self.encoder(observation))
+    mean, log_std = self.moments(observation)
     return self.output_spec.build_distribution(loc=mean, scale_diag=tf.exp(log_std)), network_state
 
 

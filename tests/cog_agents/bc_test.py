@@ -117,8 +117,7 @@ def test_a_resumed_agent_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
 def test_collect_policy_is_stochastic_and_policy_its_mode():
   agent = _agent()
   time_step = _transition().time_step
-  features = agent._actor_network.encoder(time_step.observation)
-  mean, _ = agent._actor_network.moments(features)
+  mean, _ = agent._actor_network.moments(time_step.observation)
   np.testing.assert_allclose(agent.policy.action(time_step).action, np.tanh(mean), rtol=1e-5)
   first, second = (agent.collect_policy.action(time_step).action for _ in range(2))
   assert not np.allclose(first, second)

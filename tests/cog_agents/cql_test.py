@@ -287,7 +287,7 @@ def test_log_sum_covers_uniform_and_both_policy_samples(monkeypatch, importance_
   o, next_o = batch.time_step.observation, batch.next_time_step.observation
   _fix_draws(monkeypatch)
   (a, log_p), (next_a, next_log_p) = (
-    (x[:, 0] for x in networks.sample_actions(*_moments(agent, obs), 1, None))
+    (x[:, 0] for x in networks.sample_actions(*agent.policy_network.moments(obs), 1, None))
     for obs in (o, next_o)
   )
   gaps = []
@@ -298,10 +298,6 @@ def test_log_sum_covers_uniform_and_both_policy_samples(monkeypatch, importance_
     log_sum = special.logsumexp(q - weights * importance_weighted, axis=1)
     gaps.append(np.mean(log_sum - critic((o, batch.action_step.action))[0]))
   assert float(agent.loss(batch).extra["cql_gap"]) == pytest.approx(np.mean(gaps), rel=1e-4)
-
-
-def _moments(agent, observation):
-  return agent._actor_network.moments(agent._actor_network.encoder(observation))
 
 
 def test_more_samples_of_each_kind_can_be_drawn():
@@ -393,7 +389,7 @@ def test_a_policy_of_averaged_weights_follows_slowly(observation):
   time_step = _transition(observation).time_step
 
   def actions(net):
-    return np.tanh(net.moments(net.encoder(time_step.observation))[0])
+    return np.tanh(net.moments(time_step.observation)[0])
 
   np.testing.assert_array_equal(actions(agent._average_network), actions(agent.policy_network))
   before = [v.numpy() for v in agent._average_network.trainable_variables]
@@ -477,7 +473,7 @@ def test_policy_is_the_mode_and_collect_policy_stochastic():
   agent = _agent()
   _randomise(agent)
   time_step = _transition().time_step
-  mean, _ = _moments(agent, time_step.observation)
+  mean, _ = agent.policy_network.moments(time_step.observation)
   np.testing.assert_allclose(agent.policy.action(time_step).action, np.tanh(mean), rtol=1e-5)
   first, second = (agent.collect_policy.action(time_step).action for _ in range(2))
   assert not np.allclose(first, second)

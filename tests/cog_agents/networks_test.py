@@ -150,7 +150,7 @@ def test_the_bottleneck_is_linear(rng):
 def test_log_std_stays_in_its_range(rng):
   net = _policy(STATE_SPEC, rng)
   net.set_weights([w * 1e4 for w in net.get_weights()])
-  _, log_std = net.moments(tf.random.stateless_normal((64, 7), (1, 2)))
+  _, log_std = net.moments({"state": tf.random.stateless_normal((64, 7), (1, 2))})
   assert np.min(log_std) == -5.0
   assert np.max(log_std) == 2.0
 
@@ -170,7 +170,7 @@ def test_log_prob_matches_the_distribution_of_the_policy(rng):
   observation = {"state": tf.constant(rng.normal(size=(6, 7)), tf.float32)}
   actions = tf.constant(rng.uniform(-0.99, 0.99, (6, 8)), tf.float32)
   distribution, _ = net(observation)
-  moments = net.moments(net.encoder(observation))
+  moments = net.moments(observation)
   np.testing.assert_allclose(
     networks.log_prob(*moments, actions), distribution.log_prob(actions), rtol=1e-4
   )
@@ -258,7 +258,7 @@ def test_bfloat16_is_for_images_alone():
       assert variable.dtype == tf.float32
     embeddings[name] = critic.encode(observation)
     values = critic.values(embeddings[name], actions)
-    outputs[name] = (values, *policy.moments(policy.encoder(observation)))
+    outputs[name] = (values, *policy.moments(observation))
   assert all(tensor.dtype == tf.float32 for tensor in outputs["bfloat16"])
   # It has 8 bits, so that a sum of many products is right to less than a hundredth.
   error = np.linalg.norm(embeddings["bfloat16"] - embeddings["float32"])
