@@ -150,6 +150,9 @@ FAST_STATE = dataclasses.replace(
   target_range=(0.0, 1.0 / (1.0 - FAST_DISCOUNT)),
   # At temperature 1 the entropy outweighs the small first values.
   initial_temperature=math.exp(-1.5),
+  # The policy wavers: of the last weights success comes and goes, of the mean over a thousand steps
+  # it stays.
+  policy_average_tau=1e-3,
 )
 
 FAST_IMAGE = dataclasses.replace(
@@ -162,8 +165,6 @@ FAST_IMAGE = dataclasses.replace(
   # A stride computes a quarter of the positions, where pooling computes all and drops the rest.
   conv_stride=2,
   conv_filters=(32, 32, 32),
-  # From step to step the policy wavers; the mean over a thousand does less.
-  policy_average_tau=1e-3,
   image_dtype=fastest_image_dtype(),
   q_hidden_sizes=(256, 256),
   policy_hidden_sizes=(256, 256),
