@@ -222,7 +222,7 @@ def evaluate_run(
       with tqdm.tqdm(total=steps, desc=f"{name}, {kind}", unit="steps", leave=False) as progress:
         trials[kind] = rollout(environment, caller, seeds, lambda _, p=progress: p.update())
     if num_video_episodes:
-      videos = run_dir / "videos"
+      videos = run_dir / run_dirs.VIDEOS
       _film(environment, callers[kinds[0]], trials[kinds[0]], num_video_episodes, videos / name)
 
   result = {

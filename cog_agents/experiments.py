@@ -5,6 +5,8 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
+from cog_agents import config as config_lib
+
 CQL = "cql"
 BC = "bc"
 
@@ -133,19 +135,5 @@ def method(name: str) -> Method:
   Raises:
     ValueError: for an unknown name; the message lists the known ones.
   """
-  if name not in ALL_METHODS:
-    raise ValueError(f"unknown method {name!r}; known: {', '.join(ALL_METHODS)}")
+  config_lib.check_name("method", name, ALL_METHODS)
   return ALL_METHODS[name]
-
-
-def paper_success_rate(environment: str, method_name: str) -> float | None:
-  """Returns Table 1's figure, or None where the paper gives none.
-
-  Raises:
-    ValueError: if the paper has no such row or column; the message lists those it has.
-  """
-  if environment not in ROWS:
-    raise ValueError(f"Table 1 has no row {environment!r}; it has: {', '.join(ROWS)}")
-  if method_name not in PAPER_METHODS:
-    raise ValueError(f"Table 1 has no column {method_name!r}; it has: {', '.join(PAPER_METHODS)}")
-  return PAPER_TABLE[environment, method_name]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import time
@@ -22,17 +21,23 @@ from collection import registry
 class Schedule:
   """How much is collected, learned and evaluated: rounds of new episodes, then gradient steps."""
 
-  episodes: int  # new ones in all; the last round has what is left of them
+  episodes: int  # new ones in all, a multiple of episodes_per_round
   episodes_per_round: int = 10
   steps_per_round: int = 1_000  # gradient steps
   monitoring_episodes: int = 20  # of the evaluation after each round
   evaluation_episodes: int = 250  # of the one at the end
   num_workers: int = 2
 
+  def __post_init__(self):
+    if self.episodes % self.episodes_per_round:
+      raise ValueError(
+        f"episodes={self.episodes} is no multiple of episodes_per_round={self.episodes_per_round}"
+      )
+
   @property
   def steps(self) -> int:
     """Gradient steps in all."""
-    return math.ceil(self.episodes / self.episodes_per_round) * self.steps_per_round
+    return self.episodes // self.episodes_per_round * self.steps_per_round
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +113,7 @@ def finetune(
   checkpoint = _latest_checkpoint(run_dir)
   first_step = _step_of(checkpoint)
   last_step = first_step + schedule.steps
-  folder = run_dir / "finetune" / config.environment
+  folder = run_dir / run_dirs.FINE_TUNINGS / config.environment
   record = {
     **dataclasses.asdict(config),
     "observation_keys": config.agent.observation_keys(config.observation),
@@ -188,7 +193,7 @@ class _Rounds:
     self._episodes = online.EpisodeFolder(folder / "episodes")
     self._successes: list[bool] = []  # of each episode
     self._manager = tf.train.CheckpointManager(
-      self.learner.checkpoint, str(folder / "checkpoints"), train.CHECKPOINTS_KEPT
+      self.learner.checkpoint, str(folder / run_dirs.CHECKPOINTS), train.CHECKPOINTS_KEPT
     )
 
   def start(self, checkpoint: str, cloned: bc.BcAgent | None) -> None:
@@ -227,7 +232,7 @@ class _Rounds:
       while taken < schedule.steps and not interrupted():
         rounds = 1 + taken // schedule.steps_per_round
         end = rounds * schedule.steps_per_round
-        self._collect(min(schedule.episodes, rounds * schedule.episodes_per_round), interrupted)
+        self._collect(rounds * schedule.episodes_per_round, interrupted)
         steps_per_second = self._learn(first_step + end, progress, interrupted)
         taken = learner.step - first_step
         if taken == end:
@@ -304,7 +309,7 @@ def _restore(agent: tf.Module, checkpoint: str) -> None:
 
 
 def _latest_checkpoint(run_dir: pathlib.Path) -> str:
-  checkpoint = tf.train.latest_checkpoint(str(run_dir / "checkpoints"))
+  checkpoint = tf.train.latest_checkpoint(str(run_dir / run_dirs.CHECKPOINTS))
   if checkpoint is None:
     raise run_dirs.RunError(f"{run_dir} has no checkpoint; train_main saves one when it ends")
   return checkpoint
@@ -316,7 +321,7 @@ def _step_of(checkpoint: str) -> int:
 
 def _evaluate(folder: pathlib.Path, environment_name: str, schedule: Schedule) -> dict[str, Any]:
   """Evaluates the exported policy, unless that has been done."""
-  path = folder / "evaluations" / f"{environment_name}.json"
+  path = folder / run_dirs.EVALUATIONS / f"{environment_name}.json"
   if path.exists():
     there = json.loads(path.read_text())
     steps, episodes = run_dirs.exported_steps(folder), schedule.evaluation_episodes

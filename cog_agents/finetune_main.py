@@ -29,7 +29,8 @@ def _parser() -> argparse.ArgumentParser:
   )  # fmt: skip
   parser.add_argument(
     "--episodes", metavar="K", type=mains.positive, default=500,
-    help="new episodes in all; more than before go on (default: %(default)s)",
+    help="new episodes in all, a multiple of --episodes_per_round; more than before go on "
+    "(default: %(default)s)",
   )  # fmt: skip
   parser.add_argument(
     "--episodes_per_round", metavar="K", type=mains.positive, default=10,
@@ -71,16 +72,16 @@ def main(argv: list[str] | None = None) -> int:
   try:
     config = finetune.configure(args.run_dir, args.environment)
     agent = mains.overridden(config.agent, args.override)
+    schedule = finetune.Schedule(
+      episodes=args.episodes,
+      episodes_per_round=args.episodes_per_round,
+      steps_per_round=args.steps_per_round,
+      monitoring_episodes=args.monitoring_episodes,
+      evaluation_episodes=args.evaluation_episodes,
+      num_workers=args.workers,
+    )
   except ValueError as error:
     parser.error(str(error))
-  schedule = finetune.Schedule(
-    episodes=args.episodes,
-    episodes_per_round=args.episodes_per_round,
-    steps_per_round=args.steps_per_round,
-    monitoring_episodes=args.monitoring_episodes,
-    evaluation_episodes=args.evaluation_episodes,
-    num_workers=args.workers,
-  )
   try:
     result = finetune.finetune(dataclasses.replace(config, agent=agent), schedule, args.run_dir)
   except run_dirs.RunError as error:

@@ -7,10 +7,9 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cog_agents import experiments, run_dirs
+from cog_agents import experiments, grid, run_dirs
 from collection import statistics
 
-FINE_TUNINGS = "finetune"  # RUN_DIR/finetune/ENVIRONMENT is a fine-tuning of the run RUN_DIR
 STITCHING_FILENAME = "stitching.json"
 
 GOAL = 0.9  # success rate that fine-tuning gets above in every condition (section 6.2, Fig. 5)
@@ -107,7 +106,7 @@ class Cell:
 
 
 def load(root_dir: str | os.PathLike) -> Contents:
-  """Reads what lies in or below a folder.
+  """Reads what lies in or below a folder, but for ablations (see grid), which are no one's COG.
 
   Raises:
     ReportError: if nothing there can be shown: neither a run that was evaluated or that diverged,
@@ -116,11 +115,12 @@ def load(root_dir: str | os.PathLike) -> Contents:
   root = pathlib.Path(root_dir)
   if not root.is_dir():
     raise ReportError(f"{root} is no folder; expected one with runs of train_main below it")
-  folders = [path.parent for path in sorted(root.rglob(run_dirs.CONFIG))]
-  tuned = f"{FINE_TUNINGS}/*/{run_dirs.METRICS}"
+  paths = [path for path in sorted(root.rglob(run_dirs.CONFIG)) if _is_of_a_table(path, root)]
+  folders = [path.parent for path in paths]
+  tuned = f"{run_dirs.FINE_TUNINGS}/*/{run_dirs.METRICS}"
   contents = Contents(
     root,
-    tuple(_run(path) for path in folders if path.parent.name != FINE_TUNINGS),
+    tuple(_run(path) for path in folders if path.parent.name != run_dirs.FINE_TUNINGS),
     tuple(_fine_tuning(path.parent) for path in sorted(root.rglob(tuned))),
     tuple(json.loads(path.read_text()) for path in sorted(root.rglob(STITCHING_FILENAME))),
   )
@@ -132,6 +132,10 @@ def load(root_dir: str | os.PathLike) -> Contents:
   raise ReportError(
     f"none of the {len(contents.runs)} runs below {root} has been evaluated: evaluate_main"
   )
+
+
+def _is_of_a_table(path: pathlib.Path, root: pathlib.Path) -> bool:
+  return grid.ABLATIONS not in path.relative_to(root).parts
 
 
 def cells(runs: Sequence[Run]) -> dict[tuple[str, str, str], Cell]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cog_agents import experiments, report_data, report_figures
+from cog_agents import experiments, report_data, report_figures, run_dirs
 from cog_agents.report_data import Cell, Contents, Run
 from cog_agents.report_figures import Line, Panel
 
@@ -317,7 +317,8 @@ def _curve(run: Run, x_key: str, y_key: str) -> dict[float, float]:
 
 def _end(run: Run, x_key: str, y_key: str) -> tuple[float, float]:
   """Where a run diverged, at the height of its last point."""
-  return run.divergence["step"], [0.0, *_curve(run, x_key, y_key).values()][-1]
+  x, y = [(0.0, 0.0), *_curve(run, x_key, y_key).items()][-1]
+  return (run.divergence["step"] if x_key == "step" else x), y
 
 
 # ---- videos ----
@@ -367,7 +368,7 @@ def _html_film(evaluation: dict[str, Any], run: Run) -> str:
 
 
 def _media(run: Run, evaluation: dict[str, Any], suffix: str) -> pathlib.Path:
-  return run.path / "videos" / f"{evaluation['environment']}{suffix}"
+  return run.path / run_dirs.VIDEOS / f"{evaluation['environment']}{suffix}"
 
 
 # ---- data ----

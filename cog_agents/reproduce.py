@@ -19,7 +19,17 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from cog_agents import experience, experiments, grid, mains, report, report_data, run_dirs
+from cog_agents import (
+  experience,
+  experiments,
+  grid,
+  mains,
+  report,
+  report_data,
+  run_dirs,
+  train,
+  train_main,
+)
 from collection import statistics
 
 # A run has converged when the mean success on monitoring episodes in its last quarter is at most
@@ -114,20 +124,32 @@ def status(run: grid.Run, place: Place) -> Status:
     for name in run.environments
     if not is_trained or not _is_evaluated(folder, name, exported, place.episodes)
   ]
-  return Status(step, steps, is_trained, None, tuple(missing), _new_episodes(run, folder))
+  return Status(step, steps, is_trained, None, tuple(missing), _new_episodes(run, place))
 
 
-def _new_episodes(run: grid.Run, folder: pathlib.Path) -> int:
+def settings_changed_since(run: grid.Run, folder: pathlib.Path) -> list[str]:
+  """How the hyperparameters of a run that is there differ from those it would have today."""
+  if not (folder / run_dirs.CONFIG).exists():
+    return []
+  flags = [*run.train_flags(run.recipe.steps), f"--run_dir={folder}"]
+  today = dataclasses.asdict(train_main.agent_config_of(flags))
+  return train.differences(
+    run_dirs.read_config(folder)["agent"], json.loads(json.dumps(today))
+  )
+
+
+def _new_episodes(run: grid.Run, place: Place) -> int:
   """New episodes that are still to be collected; one if only the evaluation is missing."""
-  folder = folder / report_data.FINE_TUNINGS / run.monitored
+  folder = place.root / run.name / run_dirs.FINE_TUNINGS / run.monitored
   if run_dirs.read_divergence(folder):
     return 0
   metrics = run_dirs.read_metrics(folder)
   there = metrics[-1]["episodes"] if metrics else 0
   if there < run.new_episodes:
     return run.new_episodes - there
-  is_evaluated = (folder / run_dirs.EVALUATIONS / f"{run.monitored}.json").exists()
-  return 0 if is_evaluated or not run.new_episodes else 1
+  steps = run_dirs.exported_steps(folder)
+  is_done = not run.new_episodes or _is_evaluated(folder, run.monitored, steps, place.episodes)
+  return 0 if is_done else 1
 
 
 def _is_evaluated(folder: pathlib.Path, name: str, steps: int, episodes: int) -> bool:
@@ -145,6 +167,8 @@ def plan(runs: Sequence[grid.Run], place: Place) -> str:
     now = status(run, place)
     if now.is_done:
       text = f"diverged: {now.diverged}" if now.diverged else f"done, {now.step} steps"
+      if changes := settings_changed_since(run, place.root / run.name):
+        text += f"; settings have changed since: {', '.join(changes)}"
     else:
       left = seconds_left(run, now, place)
       seconds += left
@@ -161,11 +185,12 @@ def plan(runs: Sequence[grid.Run], place: Place) -> str:
 def seconds_left(run: grid.Run, now: Status, place: Place) -> float:
   """Estimates the time to finish a run from the speeds of those that have begun."""
   speeds, trials = [run.recipe.steps_per_second], [_SECONDS_PER_TRIAL]
-  for path in place.root.glob(f"{run.observation}/*/{run.method}/*/metrics.jsonl"):
+  alike = pathlib.Path(run.name).parts[2]  # method or ablation
+  for path in place.root.glob(f"{run.observation}/*/{alike}/*/metrics.jsonl"):
     rows = run_dirs.read_metrics(path.parent)
     speeds += [row["steps_per_second"] for row in rows[-1:]]
   for name in now.missing:
-    for path in place.root.glob(f"*/*/{run.method}/*/evaluations/{name}.json"):
+    for path in place.root.glob(f"*/*/{alike}/*/evaluations/{name}.json"):
       there = json.loads(path.read_text())
       trials.append(there["wall_clock_seconds"] / there["episodes"])
   rounds = now.new_episodes / _EPISODES_PER_ROUND
@@ -266,8 +291,8 @@ def _evaluation(run: grid.Run, name: str, place: Place) -> dict[str, Any]:
 def _finish(run: grid.Run, place: Place, stopped: threading.Event) -> None:
   """Trains and evaluates a run by the commands that a user would give."""
   folder = place.root / run.name
-  started = time.monotonic()
   with _locked(folder, stopped) as lock:
+    started = time.monotonic()
     while not (now := status(run, place)).is_done and not stopped.is_set():
       if not now.is_trained:
         command = _train_command(run, now.steps, place)
@@ -341,16 +366,20 @@ def results(runs: Sequence[grid.Run], place: Place) -> list[dict[str, Any]]:
       "machine": record[-1]["machine"],
       "learning_curve": _curve(folder, "step"),
     }
+    if changes := settings_changed_since(run, folder):
+      shared["settings_changed_since"] = changes
     if now.diverged:
       found += [
         {**entry, **shared} for entry in _diverged(run, run.method, run.environments, folder)
       ]
       continue
-    shared["converged"] = converged(run_dirs.read_metrics(folder))
+    if now.missing and set(now.missing) == set(run.environments):
+      continue
     contents = report_data.load(folder)
     (loaded,) = contents.runs
     if loaded.diverged_value is not None:
       shared["diverged_value"] = loaded.diverged_value
+    shared["converged"] = loaded.diverged_value is None and converged(loaded.metrics)
     entries = report.entries(contents)
     found += [{**entry, **shared} for entry in entries if entry["environment"] not in now.missing]
     for tuned in contents.fine_tunings if run.new_episodes else ():
@@ -426,8 +455,14 @@ def ablation_table(entries: Sequence[dict[str, Any]]) -> str:
       low, high = statistics.wilson_interval(round(rate * episodes), episodes)
       seeds = ", ".join(f"{entry['success_rate']:.2f}" for entry in evaluated)
       text = f"{rate:.2f} [{low:.2f}, {high:.2f}]   seeds: {seeds}; {text}"
-    lines.append(f"{grid.ABLATION_TABLE[name].title:<44}{text}")
+    steps = _range(entry["steps"] for entry in found)
+    lines.append(f"{grid.ABLATION_TABLE[name].title:<44}{text}; {steps} steps")
   return "\n".join(lines)
+
+
+def _range(numbers: Iterable[int]) -> str:
+  low, *_, high = sorted([*numbers] * 2)
+  return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _commit() -> str | None:
@@ -484,7 +519,10 @@ def _call(
   stopped: threading.Event,
   codes: Sequence[int] = (0,),
 ) -> None:
-  """Runs a command with its output in the folder's log; Ctrl-C once if `stopped` is set."""
+  """Runs a command with its output in the folder's log; Ctrl-C once if `stopped` is set.
+
+  In the main thread, where Ctrl-C itself arrives, it is passed on.
+  """
   with (folder / _LOG).open("a") as log:
     log.write(" ".join(command) + "\n")
     log.flush()
@@ -496,6 +534,10 @@ def _call(
       try:
         code = process.wait(_WAIT)
         break
+      except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        raise
       except subprocess.TimeoutExpired:
         if stopped.is_set() and not is_told:
           process.send_signal(signal.SIGINT)

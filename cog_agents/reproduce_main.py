@@ -100,7 +100,7 @@ def _runs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[gri
     for name in rows:
       config_lib.check_name("row", name, _ROWS[args.table])
     for name in args.methods:
-      experiments.method(name)
+      config_lib.check_name("method", name, experiments.METHODS)
     runs = _table(args.table, args.observation, rows, args.methods, range(args.seeds))
     if args.run:
       config_lib.check_name("run", args.run, [run.name for run in runs])

@@ -8,6 +8,10 @@ from typing import Any
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 EVALUATIONS = "evaluations"  # folder of ENVIRONMENT.json
+CHECKPOINTS = "checkpoints"
+POLICIES = "policies"  # folder of exports, named by their gradient steps
+VIDEOS = "videos"
+FINE_TUNINGS = "finetune"  # RUN_DIR/finetune/ENVIRONMENT is a fine-tuning of the run RUN_DIR
 _DIVERGED = "diverged.json"
 
 
@@ -40,7 +44,7 @@ def latest_export(run_dir: str | os.PathLike) -> pathlib.Path:
   Raises:
     RunError: if there is none.
   """
-  folders = [x for x in (pathlib.Path(run_dir) / "policies").glob("*") if x.name.isdigit()]
+  folders = [x for x in (pathlib.Path(run_dir) / POLICIES).glob("*") if x.name.isdigit()]
   if not folders:
     raise RunError(f"{run_dir} has no exported policy; train_main writes one when it ends")
   return max(folders, key=lambda folder: int(folder.name))

@@ -236,7 +236,7 @@ class _Run:
     if experiments.method(record["method"]).agent != experiments.CQL:
       raise StitchingError(f"{run_dir} is a run of {record['method']!r}, which learns no values")
     self.path = pathlib.Path(run_dir)
-    self.checkpoint = tf.train.latest_checkpoint(str(self.path / "checkpoints"))
+    self.checkpoint = tf.train.latest_checkpoint(str(self.path / run_dirs.CHECKPOINTS))
     if not self.checkpoint:
       raise run_dirs.RunError(f"{run_dir} has no checkpoint; train_main writes one")
     self.keys = tuple(record["observation_keys"])

@@ -250,7 +250,7 @@ def train(
   run_dirs.write_json(run_dir / run_dirs.CONFIG, {**record, "steps": schedule.steps})
   learner = Learner(config, data, strategy)
   manager = tf.train.CheckpointManager(
-    learner.checkpoint, str(run_dir / "checkpoints"), CHECKPOINTS_KEPT
+    learner.checkpoint, str(run_dir / run_dirs.CHECKPOINTS), CHECKPOINTS_KEPT
   )
   if manager.latest_checkpoint:
     learner.restore(manager.latest_checkpoint)
@@ -304,9 +304,10 @@ def run_steps(learner: Learner, count: int, run_dir: pathlib.Path) -> None:
   except tf.errors.InvalidArgumentError as error:
     # TensorFlow's message goes on for pages, with a trace of the graph.
     causes = [line for line in error.message.splitlines() if cql.NO_NUMBER in line]
+    if not causes:
+      raise
     message = (
-      f"training diverged between the gradient steps {step} and {step + count}:"
-      f" {causes[0] if causes else error.message}"
+      f"training diverged between the gradient steps {step} and {step + count}: {causes[0]}"
     )
     run_dirs.write_divergence(run_dir, step + count, message)
     raise DivergenceError(message) from error
@@ -380,20 +381,21 @@ def refuse_other_run(
     return
   there = run_dirs.read_config(run_dir)
   there.pop("steps")  # more of them continue the same run
-  differences = _differences(there, json.loads(json.dumps(record)))
-  if differences:
+  found = differences(there, json.loads(json.dumps(record)))
+  if found:
     raise run_dirs.RunError(
       f"{run_dir} holds a run with another configuration; {remedy}. "
-      f"Differences (there → asked for): {'; '.join(differences)}"
+      f"Differences (there → asked for): {'; '.join(found)}"
     )
 
 
-def _differences(there: Mapping, asked: Mapping, prefix: str = "") -> list[str]:
+def differences(there: Mapping, asked: Mapping, prefix: str = "") -> list[str]:
+  """Returns "KEY: THERE → ASKED" for every key of two configurations that differs."""
   lines = []
   for key in sorted({*there, *asked}):
     left, right = there.get(key), asked.get(key)
     if isinstance(left, dict) and isinstance(right, dict):
-      lines += _differences(left, right, f"{prefix}{key}.")
+      lines += differences(left, right, f"{prefix}{key}.")
     elif left != right:
       lines.append(f"{prefix}{key}: {left!r} → {right!r}")
   return lines
@@ -401,10 +403,10 @@ def _differences(there: Mapping, asked: Mapping, prefix: str = "") -> list[str]:
 
 def export(learner: Learner, run_dir: pathlib.Path) -> None:
   """Writes policies/STEP with a SavedModel of each policy, then removes older ones."""
-  folder = run_dir / "policies" / f"{learner.step:09d}"
+  folder = run_dir / run_dirs.POLICIES / f"{learner.step:09d}"
   if folder.exists():
     return
-  aside = run_dir / "policies" / f"aside.{os.getpid()}"
+  aside = run_dir / run_dirs.POLICIES / f"aside.{os.getpid()}"
   for name, policy in learner.policies().items():
     saver = policy_saver.PolicySaver(policy, train_step=learner.agent.train_step_counter)
     saver.save(str(aside / name))

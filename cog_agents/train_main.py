@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
+def agent_config_of(flags: list[str]) -> config_lib.CqlConfig:
+  """Returns the hyperparameters of a run that is started with these flags; see agent_config."""
+  return agent_config(_parser().parse_args(flags))
+
+
 def agent_config(args: argparse.Namespace) -> config_lib.CqlConfig:
   """Returns the preset with what the method and then the flags override.
 

@@ -115,15 +115,15 @@ def test_more_episodes_continue_and_the_same_number_changes_nothing(run):
   there = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
   assert quickly(run_dir, episodes=3).episodes == 3
   assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == there
-  assert quickly(run_dir, episodes=5).evaluation["steps"] == STEPS + 80
+  assert quickly(run_dir, episodes=6).evaluation["steps"] == STEPS + 80
   rows = run_dirs.read_metrics(folder)
-  assert [(row["step"], row["episodes"]) for row in rows] == [(50, 0), (90, 3), (130, 5)]
+  assert [(row["step"], row["episodes"]) for row in rows] == [(50, 0), (90, 3), (130, 6)]
   episodes = online.EpisodeFolder(folder / "episodes")
-  assert [episodes[i].seed for i in range(5)] == [*registry.FINETUNING_SEEDS[:5]]
+  assert [episodes[i].seed for i in range(6)] == [*registry.FINETUNING_SEEDS[:6]]
   for i in range(3):
     path = folder / "episodes" / f"{i:06d}.npz"
     assert path.stat().st_mtime_ns == there[path]
-  successes = [episodes[i].success for i in range(5)]
+  successes = [episodes[i].success for i in range(6)]
   assert rows[1]["collected_success_rate"] == pytest.approx(np.mean(successes[:3]))
   assert rows[2]["collected_success_rate"] == pytest.approx(np.mean(successes[3:]))
 
@@ -166,7 +166,7 @@ def test_a_cloned_policy_goes_on_by_sac(run):
   config = finetune.configure(run_dir, ENVIRONMENT)
   assert config.method == "bc_sac"
   assert (config.agent.cql_alpha, config.agent.actor_bc_weight, config.agent.bc_steps) == (0, 0, 0)
-  evaluation = quickly(run_dir, episodes=2).evaluation
+  evaluation = quickly(run_dir, episodes=3).evaluation
   assert (evaluation["method"], evaluation["policy"]) == ("bc_sac", evaluate.GREEDY)
   folder = run_dir / "finetune" / ENVIRONMENT
   before, after = (
@@ -242,6 +242,7 @@ def test_no_episode_is_lost_by_an_interrupt_or_a_kill(run):
     (["--override=depth=3"], "unknown field 'depth'"),
     (["--override=policy_hidden_sizes=[17]"], "does not fit the agent"),
     (["--episodes=0"], "expected at least 1, got 0"),
+    (["--episodes=15"], "episodes=15 is no multiple of episodes_per_round=10"),
   ],
 )
 def test_a_mistake_is_explained_and_exits_with_2(run, flags, message, capsys):

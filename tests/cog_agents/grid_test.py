@@ -27,7 +27,8 @@ def test_train_main_takes_the_flags_of_every_run(run):
   parser = train_main._parser()
   args = parser.parse_args([*run.train_flags(run.recipe.steps), "--run_dir=x"])
   agent = train_main.agent_config(args)
-  assert isinstance(agent, config_lib.CqlConfig)
+  for name, value in experiments.METHODS[run.method].overrides.items():
+    assert getattr(agent, name) == value
   assert bool(args.prior) == experiments.METHODS[run.method].uses_prior
   assert run.recipe.steps % run.recipe.evaluate_every == 0
   assert run.recipe.evaluate_every % args.log_every == 0
@@ -94,12 +95,10 @@ def test_an_ablation_changes_the_reference_in_what_it_says():
   runs = {run.name.split("/")[2]: run for run in grid.ablations("state", grid.ABLATION_TABLE, [0])}
   assert "augmentation" not in runs  # states are not cropped
   configs = {
-    name: train_main.agent_config(
-      train_main._parser().parse_args([*run.train_flags(1), "--run_dir=x"])
-    )
+    name: train_main.agent_config_of([*run.train_flags(1), "--run_dir=x"])
     for name, run in runs.items()
   }
-  reference = configs["reference"]
+  reference = configs["cog"]
   assert reference == config_lib.FAST_STATE
   assert configs["alpha_10"].cql_alpha == 10 * reference.cql_alpha
   assert configs["no_warm_start"].bc_steps == 0
@@ -110,4 +109,4 @@ def test_an_ablation_changes_the_reference_in_what_it_says():
 
 def test_an_image_ablation_has_the_crops():
   names = [run.name for run in grid.ablations("image", grid.ABLATION_TABLE, [0])]
-  assert "image/place_in_tray/augmentation/seed_0" in names
+  assert "image/ablations/augmentation/seed_0" in names

@@ -1,4 +1,5 @@
 import dataclasses
+import fcntl
 import functools
 import json
 import pathlib
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from cog_agents import grid, reproduce, reproduce_main
+from cog_agents import grid, reproduce, reproduce_main, train_main
 from tests import fakes
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -35,6 +36,8 @@ RUN = grid.Run(
   task_data="cog_pickplace_task",
   recipe=eval(RECIPE),
 )
+
+RECORD = '[{"command": "c", "commit": "d", "wall_clock_seconds": 1.0, "machine": "m"}]'
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +150,11 @@ def test_fine_tuning_comes_after_the_evaluations(tmp_path):
   (folder / "metrics.jsonl").write_text('{"step": 1, "episodes": 20}\n')
   assert reproduce.status(run, place).new_episodes == 1  # the evaluation
   (folder / "evaluations").mkdir()
-  (folder / "evaluations" / "place_in_tray.json").write_text("{}")
+  (folder / "policies" / "000001000").mkdir(parents=True)
+  evaluation = folder / "evaluations" / "place_in_tray.json"
+  evaluation.write_text('{"steps": 1000, "episodes": 1}')
+  assert reproduce.status(run, place).new_episodes == 1  # of too few trials
+  evaluation.write_text('{"steps": 1000, "episodes": 2}')
   assert reproduce.status(run, place).is_done
 
 
@@ -180,9 +187,7 @@ def test_the_results_have_a_fine_tuning_that_diverged(tmp_path):
   write_run(folder, [0.0] * 4, exported=1_000)
   config = {"method": "cog", "environment": "place_in_tray", "observation": "state", "seed": 0}
   (folder / "config.json").write_text(json.dumps({**config, "agent": {"gamma": 0.97}, "steps": 1}))
-  (folder / "reproduce.json").write_text(
-    '[{"command": "c", "commit": "d", "wall_clock_seconds": 1.0, "machine": "m"}]'
-  )
+  (folder / "reproduce.json").write_text(RECORD)
   tuned = folder / "finetune" / "place_in_tray"
   tuned.mkdir(parents=True)
   (tuned / "metrics.jsonl").write_text('{"step": 1000, "episodes": 0, "success_rate": 0.5}\n')
@@ -198,6 +203,25 @@ def test_a_run_that_has_no_record_yet_is_not_among_the_results(tmp_path):
   place = reproduce.Place(tmp_path, episodes=2)
   assert reproduce.status(RUN, place).is_done
   assert reproduce.results([RUN], place) == []
+
+
+def test_a_run_that_has_no_evaluation_yet_is_not_among_the_results(tmp_path):
+  folder = tmp_path / RUN.name
+  write_run(folder, [0.0] * 4, exported=1_000)
+  (folder / "reproduce.json").write_text(RECORD)
+  assert reproduce.results([RUN], reproduce.Place(tmp_path)) == []
+
+
+def test_a_run_of_other_settings_than_todays_says_so(tmp_path):
+  folder = tmp_path / RUN.name
+  write_run(folder, [0.0] * 4, exported=1_000, evaluated=ROWS)
+  today = dataclasses.asdict(train_main.agent_config_of([*RUN.train_flags(1), "--run_dir=x"]))
+  (folder / "config.json").write_text(json.dumps({"agent": today}))
+  place = reproduce.Place(tmp_path, episodes=2)
+  assert reproduce.plan([RUN], place).splitlines()[0].endswith("done, 1000 steps")
+  (folder / "config.json").write_text(json.dumps({"agent": {**today, "gamma": 0.5}}))
+  line = reproduce.plan([RUN], place).splitlines()[0]
+  assert line.endswith("done, 1000 steps; settings have changed since: gamma: 0.5 → 0.97")
 
 
 def test_a_run_that_diverged_is_done(tmp_path):
@@ -265,6 +289,24 @@ def test_ctrl_c_stops_a_grid_with_checkpoints(tmp_path, data_dir):
   assert list((run_dir / "checkpoints").glob("*.index"))
 
 
+def test_ctrl_c_while_a_dataset_is_built_ends_the_build(tmp_path):
+  log = tmp_path / "runs" / "builds" / "cog_pickplace_prior" / "log.txt"
+  process = subprocess.Popen(
+    command(tmp_path, tmp_path / "data"),
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+  )
+  while process.poll() is None and not (log.exists() and "Recording" in log.read_text()):
+    time.sleep(0.05)
+  process.send_signal(signal.SIGINT)
+  output, _ = process.communicate(timeout=300)
+  assert process.returncode == 130
+  assert b"Stopped; the same command goes on." in output
+  with log.with_name(".lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no process of the build is left
+
+
 def test_a_failing_command_is_shown_with_the_end_of_its_output(tmp_path, data_dir):
   broken = tmp_path / "runs" / RUN.name
   broken.mkdir(parents=True)
@@ -288,7 +330,8 @@ def test_the_list_has_a_command_for_each_run_that_does_that_run(capsys):
 
 def test_the_ablation_table_has_a_line_for_each_change():
   def entry(name, seed, **rest):
-    return {"run_dir": f"runs/state/place_in_tray/{name}/seed_{seed}", "episodes": 250, **rest}
+    run_dir = f"runs/state/ablations/{name}/seed_{seed}"
+    return {"run_dir": run_dir, "episodes": 250, "steps": 1_000 * (seed + 1), **rest}
 
   text = reproduce.ablation_table(
     [
@@ -299,8 +342,9 @@ def test_the_ablation_table_has_a_line_for_each_change():
   )
   # Wilson's interval of 300 in 500.
   assert text.splitlines() == [
-    f"{'1-step returns':<44}0.60 [0.56, 0.64]   seeds: 0.50, 0.70; 0 of 2 seeds diverged",
-    f"{'conservatism weight × 0.1':<44}1 of 1 seeds diverged",
+    f"{'1-step returns':<44}0.60 [0.56, 0.64]   seeds: 0.50, 0.70; 0 of 2 seeds diverged; "
+    "1,000 to 2,000 steps",
+    f"{'conservatism weight × 0.1':<44}1 of 1 seeds diverged; 1,000 steps",
   ]
 
 

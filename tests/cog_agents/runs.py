@@ -5,7 +5,7 @@ import json
 import imageio
 import numpy as np
 
-from cog_agents import report_data
+from cog_agents import report_data, run_dirs
 
 PRIOR, TASK = "prior/1.0.0", "task/1.0.0"
 LEVELS = [0.0, 0.5, 1.0]
@@ -53,7 +53,7 @@ def write_run(
 
 def write_fine_tuning(run_dir, environment, rates, successes=None):
   """Writes a fine-tuning of a run, with a success rate after each 100 new episodes."""
-  path = run_dir / report_data.FINE_TUNINGS / environment
+  path = run_dir / run_dirs.FINE_TUNINGS / environment
   path.mkdir(parents=True)
   _write_json(path / "config.json", {"environment": environment, "episodes": 100 * len(rates)})
   _write_lines(

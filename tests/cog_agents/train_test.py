@@ -227,6 +227,18 @@ def test_a_run_that_diverges_says_when(tmp_path, data_dir):
   assert "critic_loss is inf or nan" in run_dirs.read_divergence(tmp_path)["message"]
 
 
+def test_another_error_of_a_step_is_no_divergence(tmp_path):
+  class Learner:
+    step = 0
+
+    def run(self, count):
+      raise tf.errors.InvalidArgumentError(None, None, "image.npy has become shorter")
+
+  with pytest.raises(tf.errors.InvalidArgumentError, match="has become shorter"):
+    train.run_steps(Learner(), 25, tmp_path)
+  assert run_dirs.read_divergence(tmp_path) is None
+
+
 def test_a_method_with_prior_data_wants_a_prior_dataset():
   with pytest.raises(ValueError, match="'cog' needs at least one prior dataset"):
     experiment("cog", prior=()).dataset_names()
