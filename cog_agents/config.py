@@ -83,7 +83,7 @@ class CqlConfig:
   target_range: tuple[float, float] | None = None  # Bellman targets are clipped to it
   initial_temperature: float = 1.0
   actor_bc_weight: float = 0.0  # of -log pi(a_data|s), kept after the warm start
-  # Rate at which the weights of the greedy policy follow those that are trained; None: they are
+  # Rate at which the weights of CQL's greedy policy follow those that are trained; None: they are
   # these.
   policy_average_tau: float | None = None
 
@@ -137,7 +137,7 @@ FAST_STATE = dataclasses.replace(
   cql_alpha=0.5,
   # Without it the policy drifts to actions that no data supports, and success comes and goes.
   actor_bc_weight=0.5,
-  # Zero is a better first guess of a value than that of a random network.
+  # As in the paper: targets of their own would first have to come near the critics.
   copy_target_critics=True,
   # Fourteen numbers need no 1024-unit layer.
   q_hidden_sizes=(256, 256, 256),

@@ -19,8 +19,7 @@ from collection import specs
 
 # Scalar bounds: CqlSacAgent counts per-dimension ones once per dimension too often.
 ACTION_SPEC = tensor_spec.BoundedTensorSpec((specs.ACTION_SIZE,), tf.float32, -1.0, 1.0, "action")
-# log density of the uniform distribution over [-1, 1]^8.
-UNIFORM_LOG_PROB = -specs.ACTION_SIZE * math.log(2.0)
+UNIFORM_LOG_PROB = -config_lib.LOG_ACTION_VOLUME  # log density over all actions
 # Crops of two critics and the policy at s and at s', and the three draws of actions.
 _SEEDS_PER_STEP = 9
 NO_NUMBER = "is inf or nan"  # of a loss, in the error that ends a training
@@ -254,7 +253,11 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     )
 
   def _train(self, experience, weights=None) -> tf_agent.LossInfo:
-    """One step of every network on a Transition of batch B, without time dimension."""
+    """One step of every network on a Transition of batch B, without time dimension.
+
+    All gradients come from one pass over the weights before the step. An optimiser each, since the
+    paper gives the critics another learning rate than the policy.
+    """
     transition = self._checked_transition(experience, weights)
     seeds = self._next_seeds()
     backup = self._backup(transition.next_time_step, seeds)

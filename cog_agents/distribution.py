@@ -17,11 +17,11 @@ def strategy(num_devices: int) -> tf.distribute.Strategy:
   Raises:
     ValueError: if there are too few; the message says how many.
   """
-  if num_devices == 1:
-    return tf.distribute.get_strategy()
   gpus = tf.config.list_physical_devices("GPU")[:num_devices]
   if gpus:
     tf.config.set_visible_devices(gpus, "GPU")
+  if num_devices == 1:
+    return tf.distribute.get_strategy()
   # A machine without GPUs has one CPU, unless a test divides it.
   devices = tf.config.list_logical_devices("GPU" if gpus else "CPU")[:num_devices]
   if len(devices) < num_devices:

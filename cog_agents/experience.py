@@ -17,6 +17,7 @@ from google.protobuf import json_format
 from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 
+from cog_agents import config as config_lib
 from cog_agents import tables
 from collection import manifest
 
@@ -70,11 +71,6 @@ class Experience:
   def episode_starts(self) -> np.ndarray:
     """The first transition of each episode: a frame lies between it and the one before."""
     return np.flatnonzero(np.diff(self.first, prepend=-2) > 1)
-
-  @property
-  def mixture(self) -> dict[str, float]:
-    """Share of each dataset in all transitions."""
-    return dict(zip(self.names, (self.counts / self.num_transitions).tolist(), strict=True))
 
   @property
   def observation_spec(self) -> dict[str, tf.TensorSpec]:
@@ -150,7 +146,7 @@ def load(
   split: str = "train",
   observation_keys: Sequence[str],
   n_step: int = 1,
-  discount: float = 0.99,
+  discount: float = config_lib.DISCOUNT,
   only_successful: bool = False,
   cache_dir: str | os.PathLike | None = None,
 ) -> Experience:
@@ -298,7 +294,7 @@ def _rows(episode: dict) -> dict[str, np.ndarray]:
   terminal = episode[rlds.IS_TERMINAL][1:]
   rows = {
     _LENGTH: np.array([len(terminal)], np.int64),
-    rlds.ACTION: episode[rlds.ACTION][:-1],  # the last step only carries the final observation
+    rlds.ACTION: episode[rlds.ACTION][:-1],
     rlds.REWARD: episode[rlds.REWARD][:-1],
     rlds.DISCOUNT: np.where(terminal, np.float32(0), episode[rlds.DISCOUNT][:-1]),
   }
@@ -437,7 +433,8 @@ def _check(episode: dict, where: str) -> None:
     raise DatasetError(
       f"{where} goes on after its last step: is_last = {episode[rlds.IS_LAST].tolist()}"
     )
-  numbers = {key: episode[key] for key in (rlds.ACTION, rlds.REWARD, rlds.DISCOUNT)}
+  # The last step only carries the final observation.
+  numbers = {key: episode[key][:-1] for key in (rlds.ACTION, rlds.REWARD, rlds.DISCOUNT)}
   for key, values in {**numbers, **episode[rlds.OBSERVATION]}.items():
     finite = np.isfinite(values) if values.dtype.kind == "f" else np.True_
     if not np.all(finite):
@@ -445,7 +442,7 @@ def _check(episode: dict, where: str) -> None:
       raise DatasetError(
         f"{where} has {key} = {values[step].tolist()} at step {step}; every value must be finite"
       )
-  largest = np.abs(episode[rlds.ACTION]).max()
+  largest = np.abs(numbers[rlds.ACTION]).max(initial=0.0)
   if largest > 1 + _ACTION_TOLERANCE:
     raise DatasetError(f"{where} has an action of magnitude {largest}; actions lie in [-1, 1]")
 

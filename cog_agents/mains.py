@@ -7,11 +7,16 @@ import io
 import json
 import logging
 import os
+import typing
 import warnings
 from collections.abc import Sequence
 from typing import TypeVar
 
+import beartype
+from beartype import door
+
 Config = TypeVar("Config")
+_JSON_NUMBERS = beartype.BeartypeConf(is_pep484_tower=True)  # 1 is a float, too
 
 # Exit statuses, besides 0, 1 (a command failed) and argparse's 2.
 DIVERGED = 3
@@ -95,20 +100,29 @@ def overridden(config: Config, assignments: Sequence[str]) -> Config:
     assignments: FIELD=VALUE with the value as JSON.
 
   Raises:
-    ValueError: for an unknown field, with the known ones, or a value that is not JSON.
+    ValueError: for an unknown field, with the known ones, or a value that is not JSON or not of
+      the field's type.
   """
-  known = [field.name for field in dataclasses.fields(config)]
+  fields = {field.name: field for field in dataclasses.fields(config)}
+  types = typing.get_type_hints(type(config))
   values = {}
   for assignment in assignments:
     name, _, text = assignment.partition("=")
-    if name not in known:
-      raise ValueError(f"unknown field {name!r} in {assignment!r}; known: {', '.join(known)}")
+    if name not in fields:
+      raise ValueError(f"unknown field {name!r} in {assignment!r}; known: {', '.join(fields)}")
     try:
       value = json.loads(text)
     except json.JSONDecodeError as error:
       raise ValueError(f"{assignment!r}: the value is not JSON: {error}") from error
-    values[name] = tuple(value) if isinstance(value, list) else value
+    value = tuple(value) if isinstance(value, list) else value
+    if not door.is_bearable(value, types[name], conf=_JSON_NUMBERS):
+      raise ValueError(f"{assignment!r}: expected {_written(types[name])}")
+    values[name] = value
   return dataclasses.replace(config, **values)
+
+
+def _written(hint) -> str:
+  return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
 def quiet_imports() -> None:

@@ -44,13 +44,13 @@ def episode(
 
 
 def rlds_steps(fake: FakeEpisode) -> list[dict]:
-  """Returns the T + 1 RLDS steps of an episode: the last one only carries the final observation."""
+  """Returns the T + 1 RLDS steps of an episode: of the last only the observation means anything."""
   num_steps = len(fake.actions)
   return [
     {
       rlds.OBSERVATION: {key: values[t] for key, values in fake.observations.items()},
-      rlds.ACTION: fake.actions[t] if t < num_steps else np.zeros_like(fake.actions[0]),
-      rlds.REWARD: fake.rewards[t] if t < num_steps else np.float32(0.0),
+      rlds.ACTION: fake.actions[t] if t < num_steps else np.full_like(fake.actions[0], np.nan),
+      rlds.REWARD: fake.rewards[t] if t < num_steps else np.float32(np.nan),
       rlds.DISCOUNT: np.float32(1.0),
       rlds.IS_FIRST: t == 0,
       rlds.IS_LAST: t == num_steps,

@@ -266,6 +266,86 @@ def test_losses_agree_with_the_stock_agent(monkeypatch, observation, bc_steps, e
   assert float(ours["alpha_loss"]) == pytest.approx(float(stock.alpha_loss(data[0])), rel=1e-4)
 
 
+# Against Eq. 1 written out: every action has a pass of its own through whole networks.
+
+
+def _whole_q(critic, observation, actions, seed):
+  """Q(s, a), actions (B, A) -> (B,), with the first layer as one matrix over [features; action]."""
+  first, of_actions = critic._feature_layer, critic._action_layer
+  x = tf.concat([critic.encoder(observation, seed), actions], axis=1)
+  x = tf.nn.relu(x @ tf.concat([first.kernel, of_actions.kernel], axis=0) + first.bias)
+  for layer in critic._hidden_layers:
+    x = layer(x)
+  return critic._value_layer(x)[:, 0]
+
+
+def _squashed(moments, noise):
+  """Actions (B, A) of a squashed Gaussian for a given noise, and their log densities (B,)."""
+  mean, log_std = moments
+  action = tf.tanh(mean + tf.exp(log_std) * noise)
+  density = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - tf.math.log(1 - action**2)
+  return action, tf.reduce_sum(density, axis=1)
+
+
+def _plain_losses(agent, batch, cfg):
+  seeds = agent._next_seeds()
+  o, next_o = batch.time_step.observation, batch.next_time_step.observation
+  data = batch.action_step.action
+  target_seeds, next_policy_seed = [next(seeds), next(seeds)], next(seeds)
+  next_noise = tf.random.stateless_normal((BATCH, 2, 8), next(seeds))
+  critic_seeds, policy_seed = [next(seeds), next(seeds)], next(seeds)
+  noise = tf.random.stateless_normal((BATCH, 2, 8), next(seeds))
+  uniform = tf.random.stateless_uniform((BATCH, 1, 8), next(seeds), -1.0, 1.0)[:, 0]
+
+  next_moments = agent.policy_network.moments(next_o, next_policy_seed)
+  bootstrap, _ = _squashed(next_moments, next_noise[:, 0])
+  values = [
+    _whole_q(q, next_o, bootstrap, seed)
+    for q, seed in zip(agent._target_critics, target_seeds, strict=True)
+  ]
+  y = batch.next_time_step.reward + cfg.gamma * batch.next_time_step.discount * tf.minimum(*values)
+
+  moments = agent.policy_network.moments(o, policy_seed)
+  sampled = [
+    (uniform, tf.fill((BATCH,), -8 * math.log(2))),
+    _squashed(moments, noise[:, 1]),
+    _squashed(next_moments, next_noise[:, 1]),
+  ]
+  critic_loss = 0.0
+  for q, seed in zip(agent._critics, critic_seeds, strict=True):
+    data_values = _whole_q(q, o, data, seed)
+    log_ratios = [_whole_q(q, o, action, seed) - log_p for action, log_p in sampled]
+    log_sum = tf.math.log(tf.add_n([tf.exp(x) for x in log_ratios]))
+    critic_loss += cfg.bellman_weight * tf.reduce_mean((data_values - y) ** 2)
+    critic_loss += cfg.cql_alpha * tf.reduce_mean(log_sum - data_values)
+
+  action, log_p = _squashed(moments, noise[:, 0])
+  value = tf.minimum(
+    *(_whole_q(q, o, action, seed) for q, seed in zip(agent._critics, critic_seeds, strict=True))
+  )
+  data_log_p = networks.log_prob(*moments, data)
+  temperature = tf.exp(agent._log_alpha)
+  actor_loss = tf.reduce_mean(temperature * log_p - value - cfg.actor_bc_weight * data_log_p)
+  return {"critic_loss": critic_loss, "actor_loss": actor_loss}
+
+
+@pytest.mark.parametrize("observation", ["image", "state"])
+def test_losses_and_gradients_equal_those_written_out(observation):
+  cfg = dataclasses.replace(CROPPED, bc_steps=0, actor_bc_weight=0.5, initial_temperature=0.3)
+  agent = _agent(cfg, observation)
+  _randomise(agent, scale=0.1)
+  batch = _transition(observation, discount=0.9)
+  variables = {"critic_loss": agent.critic_variables(), "actor_loss": agent.actor_variables()}
+  with tf.GradientTape(persistent=True) as tape:
+    ours, plain = agent.loss(batch).extra, _plain_losses(agent, batch, cfg)
+  for name, trained in variables.items():
+    assert float(ours[name]) == pytest.approx(float(plain[name]), rel=1e-5)
+    gradients = [tape.gradient(losses[name], trained) for losses in (ours, plain)]
+    for own, expected in zip(*gradients, strict=True):
+      assert np.max(np.abs(expected)) > 0
+      np.testing.assert_allclose(own, expected, rtol=0, atol=1e-5 * np.max(np.abs(expected)))
+
+
 # The agent's losses are what the config says.
 
 

@@ -117,10 +117,6 @@ def test_unusable_weights_are_refused_and_shown(recorded, weights):
     load(recorded[0]).dataset(4, seed=0, weights=weights)
 
 
-def test_mixture_is_the_share_of_transitions(recorded):
-  assert load(recorded[0]).mixture == {"prior/1.0.0": 30 / 51, "task/1.0.0": 21 / 51}
-
-
 def test_statistics_are_those_of_all_frames(recorded):
   data_dir, episodes = recorded
   frames = np.concatenate([fake.observations[specs.STATE] for fake in sum(episodes, [])])

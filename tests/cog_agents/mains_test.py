@@ -109,6 +109,9 @@ def test_a_wrong_name_lists_the_known_ones_before_tensorflow_loads(main, flags, 
     ("train_main", [*TRAIN, "--evaluate_every=7"], "no multiple of --log_every=500"),
     ("train_main", [*TRAIN, "--override=n_step=0"], "n_step must be at least 1, got 0"),
     ("train_main", [*TRAIN, "--override=n_step=three"], "the value is not JSON"),
+    ("train_main", [*TRAIN, "--override=n_step=null"], "'n_step=null': expected int"),
+    ("train_main", [*TRAIN, "--override=conv_filters=16"], "expected tuple[int, ...]"),
+    ("train_main", [*TRAIN, '--override=gamma="x"'], "expected float"),
     ("evaluate_main", [], "is not a run"),
     ("finetune_main", ["--environment=place_in_tray"], "is not a run"),
     ("report_main", [], "is no folder"),
@@ -136,5 +139,5 @@ def test_help_explains_every_flag(name, capsys):
 
 
 def test_overrides_replace_fields_and_turn_lists_into_tuples():
-  config = mains.overridden(config_lib.PAPER, ["n_step=3", "target_range=[0, 100]"])
-  assert (config.n_step, config.target_range) == (3, (0, 100))
+  config = mains.overridden(config_lib.PAPER, ["n_step=3", "target_range=[0, 100]", "gamma=1"])
+  assert (config.n_step, config.target_range, config.gamma) == (3, (0, 100), 1)
