@@ -29,10 +29,15 @@ _FIGURES = {
 def entries(contents: report_data.Contents) -> list[dict[str, Any]]:
   """Returns the content of report.json: one entry for each evaluation of each run."""
   return [
-    {**{field: evaluation[field] for field in _FIELDS}, "run_dir": str(run.path)}
-    for run in contents.evaluated_runs
-    for evaluation in run.evaluations
+    _entry(run, evaluation) for run in contents.evaluated_runs for evaluation in run.evaluations
   ]
+
+
+def _entry(run: report_data.Run, evaluation: dict[str, Any]) -> dict[str, Any]:
+  entry = {field: evaluation[field] for field in _FIELDS}
+  if "greedy" in evaluation:
+    entry["greedy_success_rate"] = evaluation["greedy"]["success_rate"]
+  return {**entry, "run_dir": str(run.path)}
 
 
 def table(contents: report_data.Contents) -> str:

@@ -197,7 +197,9 @@ def learning_curves(contents: Contents) -> str:
     "<h2>Learning curves (the paper’s Fig. 10)</h2>"
     "<p>Success on the episodes that monitor a training, against gradient steps: each line is the"
     " mean over the seeds, its band spans their lowest and highest, and a cross marks where a run"
-    f" diverged.</p>{_grid(panels)}{unfolded if diagnostics else ''}"
+    " diverged. A run is monitored in the one condition that its --environment names: in a grid"
+    " that to which its prior data belong, or without prior data that in which the task data start."
+    f"</p>{_grid(panels)}{unfolded if diagnostics else ''}"
   )
 
 
@@ -227,9 +229,10 @@ def fine_tuning(contents: Contents) -> str:
   items = "".join(f"<li>{_html_fine_tuning(run)}</li>" for run in contents.fine_tunings)
   return (
     "<h2>Fine-tuning (the paper’s Figs. 5 and 9)</h2>"
-    "<p>Success against the number of new episodes that a policy trained offline collects: mean"
-    f" over the seeds and their range; the dashed line is at {report_data.GOAL:.2f}, which the"
-    " paper reaches with COG in every condition after 500 to 4,000 episodes.</p>"
+    "<p>Success on monitoring episodes against the number of new episodes that a policy trained"
+    " offline collects: mean over the seeds and their range; the dashed line is at"
+    f" {report_data.GOAL:.2f}, which the paper reaches with COG in every condition after 500 to"
+    " 4,000 episodes.</p>"
     f"{_grid(panels)}<details><summary>Each seed</summary><ul>{items}</ul></details>"
   )
 

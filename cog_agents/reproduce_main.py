@@ -19,8 +19,9 @@ def _parser() -> argparse.ArgumentParser:
     prog="python -m cog_agents.reproduce_main",
     description="Plans the runs of a table, says what is done and how long the rest takes, builds "
     "missing datasets, trains each run until success on monitoring episodes has stopped growing, "
-    "and evaluates it on episodes that nothing else sees. Writes table_NAME_OBSERVATION.json, with "
-    "every finished run of the table in the root folder, and but for ablations report.html. "
+    "and evaluates it on episodes that neither training nor monitoring sees. Writes "
+    "table_NAME_OBSERVATION.json, with every finished run of the table in the root folder, and "
+    "report.html, except for ablations. "
     "Ctrl-C, or worse: the same command goes on.",
   )
   parser.add_argument(
@@ -61,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
   only.add_argument("--plan", action="store_true", help="print the plan and stop")
   only.add_argument(
     "--list", action="store_true",
-    help="print one shell command for each run, for a cluster's job array, and stop",
+    help="print one shell command for each run, for a cluster's job array with a root_dir that all "
+    "see, and stop; afterwards the same command without --list writes the table",
   )  # fmt: skip
   return parser
 

@@ -27,6 +27,12 @@ def root(tmp_path):
   return root
 
 
+def test_an_ablation_is_in_no_cell(root, write):
+  before = write()
+  runs.write_run(root / "state" / "ablations" / "paper" / "seed_0", "cog", "place_in_tray", 0)
+  assert section(write(), "table") == section(before, "table")
+
+
 @pytest.fixture
 def write(root, tmp_path):
   """Writes the report of `root` and returns its page."""
@@ -56,8 +62,9 @@ def test_report_json_has_one_entry_of_the_schema_for_each_evaluation(root, write
   write()
   rows = json.loads((tmp_path / "out" / "report.json").read_text())
   assert len(rows) == 4
-  assert all(row.keys() == FIELDS for row in rows)
   by_run = {row["run_dir"]: row for row in rows}
+  assert by_run[str(root / "deep" / "bc")].pop("greedy_success_rate") == 0.01
+  assert all(row.keys() == FIELDS for row in rows)
   assert by_run[str(root / "cog_0")] == {
     "environment": "place_in_tray",
     "method": "cog",
