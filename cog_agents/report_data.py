@@ -86,6 +86,14 @@ class Cell:
     return {evaluation["seed"] for _, evaluation in self.trials}
 
   @property
+  def differences(self) -> list[str]:
+    """Names of the hyperparameters that are not the same in all runs: a mean of them misleads."""
+    runs = [*(run for run, _ in self.trials), *self.diverged]
+    agents = [run.config["agent"] for run in runs]
+    names = {name for agent in agents for name in agent}
+    return sorted(x for x in names if any(agent.get(x) != agents[0].get(x) for agent in agents))
+
+  @property
   def episodes(self) -> int:
     return sum(evaluation["episodes"] for _, evaluation in self.trials)
 

@@ -176,8 +176,10 @@ def _html_seeds(cell: Cell) -> str:
     for run in cell.diverged
   ]
   number = len(cell.seeds | {run.config["seed"] for run in cell.diverged})
+  names = ", ".join(cell.differences)
+  differ = f"<small>runs differ in {names}</small>" if names else ""
   return (
-    f"<details><summary>{_count(number, 'seed')}</summary>"
+    f"{differ}<details><summary>{_count(number, 'seed')}</summary>"
     f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul></details>"
   )
 
