@@ -39,9 +39,8 @@ _QUARTERS = 4
 MAX_EXTENSIONS = 2
 # What a trial takes in the simulator, until the first evaluation of a grid has told, in seconds.
 _SECONDS_PER_TRIAL = 0.3
-# Of finetune_main, by default: new episodes and gradient steps between two evaluations.
-_EPISODES_PER_ROUND, _STEPS_PER_ROUND = 10, 1_000
-_MONITORING_EPISODES = 20
+# Of finetune_main, by default: new episodes between two evaluations, and episodes of these.
+_EPISODES_PER_ROUND, _MONITORING_EPISODES = 10, 20
 
 _WAIT = 0.5  # seconds between two looks at a process or a lock
 _LOG = "log.txt"
@@ -194,7 +193,7 @@ def seconds_left(run: grid.Run, now: Status, place: Place) -> float:
       there = json.loads(path.read_text())
       trials.append(there["wall_clock_seconds"] / there["episodes"])
   rounds = now.new_episodes / _EPISODES_PER_ROUND
-  steps = now.steps - now.step + _STEPS_PER_ROUND * rounds
+  steps = now.steps - now.step + grid.FINE_TUNING_STEPS_PER_ROUND * rounds
   trials_left = place.episodes * len(now.missing) + now.new_episodes + _MONITORING_EPISODES * rounds
   return steps / np.mean(speeds[1:] or speeds) + trials_left * np.mean(trials[1:] or trials)
 
@@ -322,6 +321,7 @@ def _finetune_command(run: grid.Run, place: Place) -> list[str]:
   return [
     *(sys.executable, "-m", "cog_agents.finetune_main", f"--run_dir={place.root / run.name}"),
     *(f"--environment={run.monitored}", f"--episodes={run.new_episodes}"),
+    f"--steps_per_round={grid.FINE_TUNING_STEPS_PER_ROUND}",
     *(f"--evaluation_episodes={place.episodes}", f"--threads={cores}", f"--workers={2 * cores}"),
   ]
 

@@ -140,8 +140,8 @@ def test_fine_tuning_comes_after_the_evaluations(tmp_path):
   assert reproduce.status(RUN, place).is_done
   now = reproduce.status(run, place)
   assert now.new_episodes == 20 and not now.is_done
-  # Two rounds of 10 new and 20 monitoring episodes, and 1,000 steps each.
-  seconds = 2_000 / 50 + 60 * 0.3
+  # Two rounds of 10 new and 20 monitoring episodes, and 100 steps each.
+  seconds = 200 / 50 + 60 * 0.3
   assert reproduce.seconds_left(run, now, place) == pytest.approx(seconds)
   folder = tmp_path / RUN.name / "finetune" / "place_in_tray"
   folder.mkdir(parents=True)
