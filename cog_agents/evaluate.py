@@ -46,13 +46,18 @@ class Trial:
 
 
 class EpisodeSeededPolicy(tf_policy.TFPolicy):
-  """Draws from a squashed Gaussian with noise that belongs to the episode.
+  """Acts with noise that belongs to the episode.
 
   The policy state of a row is (seed of the episode, index of the step), int64 (2,), and decides the
   noise alone: an episode does not change with the rows beside it.
   """
 
-  def __init__(self, policy: tf_policy.TFPolicy):
+  def __init__(self, policy: tf_policy.TFPolicy, noise_std: float | None = None):
+    """Takes a policy that is a squashed Gaussian, to draw from it.
+
+    With `noise_std` it is any policy, to whose actions noise of this standard deviation is added;
+    the sum is clipped to the bounds.
+    """
     super().__init__(
       policy.time_step_spec,
       policy.action_spec,
@@ -60,21 +65,26 @@ class EpisodeSeededPolicy(tf_policy.TFPolicy):
       automatic_state_reset=False,  # it would put 0 for the seed
     )
     self._policy = policy
+    self._noise_std = noise_std
 
   def _variables(self):
     return self._policy.variables()
 
   def _action(self, time_step, policy_state, seed):
     del seed  # the state decides
-    squashed = self._policy.distribution(time_step).action
-    normal = squashed.input_distribution
     noise = tf.map_fn(  # (B, A)
       lambda key: tf.random.stateless_normal(self.action_spec.shape, key, alg="philox"),
       policy_state,
       fn_output_signature=tf.float32,
     )
-    action = tf.tanh(normal.mean() + normal.stddev() * noise)
-    action = squashed.action_means + squashed.action_magnitudes * action
+    if self._noise_std is None:
+      squashed = self._policy.distribution(time_step).action
+      normal = squashed.input_distribution
+      action = tf.tanh(normal.mean() + normal.stddev() * noise)
+      action = squashed.action_means + squashed.action_magnitudes * action
+    else:
+      action = self._policy.action(time_step).action + self._noise_std * noise
+      action = tf.clip_by_value(action, self.action_spec.minimum, self.action_spec.maximum)
     return policy_step.PolicyStep(action, policy_state + tf.constant([0, 1], tf.int64))
 
   def _distribution(self, time_step, policy_state):

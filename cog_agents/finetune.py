@@ -16,6 +16,11 @@ from cog_agents import bc, cql, environments, evaluate, experiments, online, run
 from cog_agents import config as config_lib
 from collection import registry
 
+# Standard deviation of what is added to every dimension of the actions that CQL collects with: half
+# of the scripts' noise. Its stochastic policy is as broad as the recorded actions, and fails where
+# the greedy one does not.
+EXPLORATION_NOISE = 0.1
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -91,11 +96,12 @@ def finetune(
 ) -> Result:
   """Fine-tunes a run with `schedule.episodes` new episodes in all, and evaluates the outcome.
 
-  A round collects episodes with the stochastic policy and then learns from all of them so far, and
-  from nothing else. Episode i has the seed FINETUNING_SEEDS[i]. Each is a file as soon as it has
-  ended, so a process that is stopped in any way loses none that was finished. Ctrl-C (or SIGTERM)
-  saves a checkpoint. The batches have no seed (see online.ReplayBuffer): a run that is started
-  again keeps the episodes and weights that it had, and goes its own way from there.
+  A round collects episodes and then learns from all of them so far, and from nothing else. CQL
+  collects with its greedy policy and EXPLORATION_NOISE, SAC with its stochastic policy. Episode i
+  has the seed FINETUNING_SEEDS[i]. Each is a file as soon as it has ended, so a process that is
+  stopped in any way loses none that was finished. Ctrl-C (or SIGTERM) saves a checkpoint. The
+  batches have no seed (see online.ReplayBuffer): a run that is started again keeps the episodes and
+  weights that it had, and goes its own way from there.
 
   Args:
     config: of `configure`.
@@ -188,7 +194,10 @@ class _Rounds:
     self._buffer = buffer
     self.learner = train.Learner(config, buffer)
     policies = self.learner.policies()
-    self._collector = online.Collector(environment, policies[evaluate.STOCHASTIC], config.seed)
+    explores = policies[evaluate.STOCHASTIC]
+    if config.agent.cql_alpha:
+      explores = evaluate.EpisodeSeededPolicy(self.learner.agent.policy, EXPLORATION_NOISE)
+    self._collector = online.Collector(environment, explores, config.seed)
     self._greedy = evaluate.PolicyCaller(policies[evaluate.GREEDY])
     self._episodes = online.EpisodeFolder(folder / "episodes")
     self._successes: list[bool] = []  # of each episode

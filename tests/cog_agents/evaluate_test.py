@@ -76,13 +76,14 @@ def policies():
   return {"greedy": agent.policy, "stochastic": evaluate.EpisodeSeededPolicy(agent.collect_policy)}
 
 
-@pytest.mark.parametrize("name", ["greedy", "stochastic"])
+@pytest.mark.parametrize("name", ["greedy", "stochastic", "noisy"])
 @pytest.mark.parametrize("observation", config_lib.OBSERVATIONS)
 def test_an_action_does_not_depend_on_the_rows_beside_it(observation, name):
   agent = _agent(cql, observation)
   policy = {
     "greedy": agent.policy,
     "stochastic": evaluate.EpisodeSeededPolicy(agent.collect_policy),
+    "noisy": evaluate.EpisodeSeededPolicy(agent.policy, noise_std=0.1),
   }[name]
   caller = evaluate.PolicyCaller(policy)
   time_step = _time_step(agent.time_step_spec.observation, num_rows=11)
@@ -104,6 +105,18 @@ def test_episodes_are_the_same_for_any_number_of_processes(policies):
   for name in policies:
     np.testing.assert_array_equal(histories[1, name], histories[2, name])
   assert np.any(histories[1, "greedy"] != histories[1, "stochastic"])
+
+
+def test_noise_is_added_to_the_greedy_actions_and_kept_inside_the_bounds(policies):
+  time_step = _time_step(policies["greedy"].time_step_spec.observation, num_rows=1)
+  many = tf.nest.map_structure(lambda x: np.repeat(0 * x, 1000, axis=0), time_step)
+  greedy = policies["greedy"].action(many).action
+  for std in (0.1, 3.0):
+    caller = evaluate.PolicyCaller(evaluate.EpisodeSeededPolicy(policies["greedy"], std))
+    actions, _ = caller.action(many, caller.initial_state(np.arange(1000)))
+    if std == 0.1:
+      np.testing.assert_allclose(np.std(actions - greedy), 0.1, rtol=0.03)
+    assert np.max(np.abs(actions)) <= 1.0
 
 
 def test_noise_changes_with_the_step_and_has_the_spread_of_the_policy(policies):
