@@ -426,5 +426,7 @@ def loss_info(losses, metrics) -> tf_agent.LossInfo:
   """A LossInfo with all of these in `extra`; an InvalidArgumentError if a loss is no number."""
   for name, loss in losses.items():
     tf.debugging.check_numerics(loss, f"{name} {NO_NUMBER}")
-  # Not tf.add_n: its order, and so the last bit, depends on which loss is read elsewhere.
-  return tf_agent.LossInfo(sum(losses.values()), {**losses, **metrics})
+  # Not tf.add_n, nor +, of which TensorFlow makes it: its order, and so the last bit, depends on
+  # which loss is in use elsewhere at the moment.
+  total = tf.reduce_sum(tf.stack([*losses.values()]))
+  return tf_agent.LossInfo(total, {**losses, **metrics})
