@@ -103,13 +103,12 @@ def overridden(config: Config, assignments: Sequence[str]) -> Config:
     ValueError: for an unknown field, with the known ones, or a value that is not JSON or not of
       the field's type.
   """
-  fields = {field.name: field for field in dataclasses.fields(config)}
   types = typing.get_type_hints(type(config))
   values = {}
   for assignment in assignments:
     name, _, text = assignment.partition("=")
-    if name not in fields:
-      raise ValueError(f"unknown field {name!r} in {assignment!r}; known: {', '.join(fields)}")
+    if name not in types:
+      raise ValueError(f"unknown field {name!r} in {assignment!r}; known: {', '.join(types)}")
     try:
       value = json.loads(text)
     except json.JSONDecodeError as error:

@@ -132,9 +132,7 @@ def settings_changed_since(run: grid.Run, folder: pathlib.Path) -> list[str]:
     return []
   flags = [*run.train_flags(run.recipe.steps), f"--run_dir={folder}"]
   today = dataclasses.asdict(train_main.agent_config_of(flags))
-  return train.differences(
-    run_dirs.read_config(folder)["agent"], json.loads(json.dumps(today))
-  )
+  return train.differences(run_dirs.read_config(folder)["agent"], json.loads(json.dumps(today)))
 
 
 def _new_episodes(run: grid.Run, place: Place) -> int:
@@ -461,7 +459,8 @@ def ablation_table(entries: Sequence[dict[str, Any]]) -> str:
 
 
 def _range(numbers: Iterable[int]) -> str:
-  low, *_, high = sorted([*numbers] * 2)
+  numbers = sorted(numbers)
+  low, high = numbers[0], numbers[-1]
   return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
