@@ -520,7 +520,8 @@ def _call(
 ) -> None:
   """Runs a command with its output in the folder's log; Ctrl-C once if `stopped` is set.
 
-  In the main thread, where Ctrl-C itself arrives, it is passed on.
+  In the main thread, where Ctrl-C itself arrives, datasets are built. A build is killed then, with
+  its workers: Beam can miss a Ctrl-C while they start, and a build that was killed goes on.
   """
   with (folder / _LOG).open("a") as log:
     log.write(" ".join(command) + "\n")
@@ -528,19 +529,16 @@ def _call(
     process = subprocess.Popen(
       command, stdout=log, stderr=log, pass_fds=[lock], start_new_session=True
     )
-    is_told = False
-    while True:
-      try:
-        code = process.wait(_WAIT)
-        break
-      except KeyboardInterrupt:
+    try:
+      while process.poll() is None and not stopped.wait(_WAIT):
+        pass
+      if stopped.is_set() and process.poll() is None:
         process.send_signal(signal.SIGINT)
-        process.wait()
-        raise
-      except subprocess.TimeoutExpired:
-        if stopped.is_set() and not is_told:
-          process.send_signal(signal.SIGINT)
-          is_told = True
+      code = process.wait()
+    except KeyboardInterrupt:
+      os.killpg(process.pid, signal.SIGKILL)
+      process.wait()
+      raise
   if code not in codes and not stopped.is_set():
     end = "\n".join((folder / _LOG).read_text().splitlines()[-_LOG_LINES:])
     raise ReproduceError(f"{' '.join(command)} exited with {code}; {folder / _LOG} ends:\n{end}")
