@@ -13,24 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tqdm
 
-from cog_agents import (
-  experience,
-  experiments,
-  grid,
-  mains,
-  report,
-  report_data,
-  run_dirs,
-  train,
-  train_main,
-)
-from collection import statistics
+from cog_agents import experience, grid, mains, run_dirs, train, train_main
 
 # A run has converged when the mean success on monitoring episodes in its last quarter is at most
 # this much above that of the quarter before; else it trains half as long again, and so on.
@@ -44,7 +33,7 @@ _EPISODES_PER_ROUND, _MONITORING_EPISODES = 10, 20
 
 _WAIT = 0.5  # seconds between two looks at a process or a lock
 _LOG = "log.txt"
-_RECORD = "reproduce.json"
+RECORD = "reproduce.json"  # of a run: the commands that made it
 _LOG_LINES = 15
 
 
@@ -334,7 +323,7 @@ def _evaluate_command(run: grid.Run, environment: str, place: Place) -> list[str
 
 def _record(run: grid.Run, place: Place, command: list[str], started: float) -> float:
   """Adds a command and its time to the run's record; returns the time now."""
-  path = place.root / run.name / _RECORD
+  path = place.root / run.name / RECORD
   there = json.loads(path.read_text()) if path.exists() else []
   now = time.monotonic()
   entry = {
@@ -345,123 +334,6 @@ def _record(run: grid.Run, place: Place, command: list[str], started: float) -> 
   }
   run_dirs.write_json(path, [*there, entry])
   return now
-
-
-def results(runs: Sequence[grid.Run], place: Place) -> list[dict[str, Any]]:
-  """Returns what report.json has of the conditions that are done, and how each came about."""
-  found = []
-  for run in runs:
-    folder = place.root / run.name
-    now = status(run, place)
-    record_path = folder / _RECORD  # another process may be about to write it
-    if not now.is_trained or now.new_episodes or not record_path.exists():
-      continue
-    record = json.loads(record_path.read_text())
-    shared = {
-      "command": [entry["command"] for entry in record],
-      "commit": sorted({str(entry["commit"]) for entry in record}),
-      "wall_clock_seconds": round(sum(entry["wall_clock_seconds"] for entry in record), 1),
-      "machine": record[-1]["machine"],
-      "learning_curve": _curve(folder, "step"),
-    }
-    if changes := settings_changed_since(run, folder):
-      shared["settings_changed_since"] = changes
-    if now.diverged:
-      found += [
-        {**entry, **shared} for entry in _diverged(run, run.method, run.environments, folder)
-      ]
-      continue
-    if now.missing and set(now.missing) == set(run.environments):
-      continue
-    contents = report_data.load(folder)
-    (loaded,) = contents.runs
-    if loaded.diverged_value is not None:
-      shared["diverged_value"] = loaded.diverged_value
-    shared["converged"] = loaded.diverged_value is None and converged(loaded.metrics)
-    entries = report.entries(contents)
-    found += [{**entry, **shared} for entry in entries if entry["environment"] not in now.missing]
-    for tuned in contents.fine_tunings if run.new_episodes else ():
-      if tuned.divergence:
-        method = experiments.fine_tuned_name(run.method)
-        entries = _diverged(run, method, [tuned.config["environment"]], tuned.path)
-      else:
-        entries = report.entries(dataclasses.replace(contents, runs=(tuned,)))
-      curve = _curve(tuned.path, "episodes")
-      found += [{**entry, **shared, "fine_tuning_curve": curve} for entry in entries]
-  return found
-
-
-def _diverged(
-  run: grid.Run, method: str, environments: Iterable[str], folder: pathlib.Path
-) -> list[dict[str, Any]]:
-  """The entries of a training, offline or online, that ended in numbers that are none."""
-  divergence = run_dirs.read_divergence(folder)
-  return [
-    {
-      "environment": name,
-      "method": method,
-      "observation": run.observation,
-      "seed": run.seed,
-      "steps": divergence["step"],
-      "diverged": divergence["message"],
-      "run_dir": str(folder),
-    }
-    for name in environments
-  ]
-
-
-def _curve(folder: pathlib.Path, key: str) -> list[dict[str, float]]:
-  """Success on the monitoring episodes against `key`."""
-  rows = run_dirs.read_metrics(folder)
-  return [{x: row[x] for x in (key, "success_rate")} for row in rows if "success_rate" in row]
-
-
-def fine_tuning_table(entries: Sequence[dict[str, Any]]) -> str:
-  """Returns the results of fine-tuning as text: before, when above the paper's 0.90, and after."""
-  lines = []
-  for entry in entries:
-    if "fine_tuning_curve" not in entry:
-      continue
-    curve = entry["fine_tuning_curve"]
-    reached = report_data.episodes_to_goal(curve)
-    when = "never" if reached is None else f"after {reached} new episodes"
-    if "diverged" in entry:
-      outcome = "diverged"
-    else:
-      low, high = entry["interval"]
-      outcome = f"{entry['success_rate']:.3f} [{low:.2f}, {high:.2f}]"
-    lines.append(
-      f"{entry['environment']:<20}{entry['method']:<16}seed {entry['seed']}   "
-      f"{curve[0]['success_rate']:.2f} before; above {report_data.GOAL:.2f} {when}; "
-      f"{outcome} after {curve[-1]['episodes']}"
-    )
-  return "\n".join(lines)
-
-
-def ablation_table(entries: Sequence[dict[str, Any]]) -> str:
-  """Returns the results of the ablations as text: success over all seeds, and of each."""
-  by_name: dict[str, list[dict[str, Any]]] = {}
-  for entry in entries:
-    by_name.setdefault(pathlib.Path(entry["run_dir"]).parent.name, []).append(entry)
-  lines = []
-  for name, found in by_name.items():
-    evaluated = [entry for entry in found if "diverged" not in entry]
-    episodes = sum(entry["episodes"] for entry in evaluated)
-    text = f"{len(found) - len(evaluated)} of {len(found)} seeds diverged"
-    if evaluated:
-      rate = report_data.pooled_rate(evaluated)
-      low, high = statistics.wilson_interval(round(rate * episodes), episodes)
-      seeds = ", ".join(f"{entry['success_rate']:.2f}" for entry in evaluated)
-      text = f"{rate:.2f} [{low:.2f}, {high:.2f}]   seeds: {seeds}; {text}"
-    steps = _range(entry["steps"] for entry in found)
-    lines.append(f"{grid.ABLATION_TABLE[name].title:<44}{text}; {steps} steps")
-  return "\n".join(lines)
-
-
-def _range(numbers: Iterable[int]) -> str:
-  numbers = sorted(numbers)
-  low, high = numbers[0], numbers[-1]
-  return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _commit() -> str | None:

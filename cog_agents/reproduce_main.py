@@ -1,6 +1,6 @@
 """Reproduces Table 1, fine-tuning or the ablations, as a grid of runs that goes on where it was.
 
-  python -m cog_agents.reproduce_main --table=1 --observation=state --seeds=3 --root_dir=runs/table
+python -m cog_agents.reproduce_main --table=1 --observation=state --seeds=3 --root_dir=runs/table
 """
 
 import argparse
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
   mains.quiet_imports()
-  from cog_agents import report, reproduce, run_dirs
+  from cog_agents import grid_results, report, reproduce, run_dirs
 
   place = reproduce.Place(
     pathlib.Path(args.root_dir), args.data_dir, args.cache_dir, args.jobs, args.episodes
@@ -156,14 +156,15 @@ def main(argv: list[str] | None = None) -> int:
     return 1
   if args.run:
     return 0
-  results = reproduce.results(_whole_table(args.table, args.observation, place.root), place)
+  whole = _whole_table(args.table, args.observation, place.root)
+  results = grid_results.entries(whole, place)
   run_dirs.write_json(place.root / f"table_{args.table}_{args.observation}.json", results)
   if args.table == grid.ABLATIONS:
-    print(reproduce.ablation_table(results))
+    print(grid_results.ablation_table(results))
     return 0
   contents, _ = report.write(place.root, place.root / "report.html")
   is_table_1 = args.table == grid.TABLE_1
-  print(report.table(contents) if is_table_1 else reproduce.fine_tuning_table(results))
+  print(report.table(contents) if is_table_1 else grid_results.fine_tuning_table(results))
   return 0
 
 

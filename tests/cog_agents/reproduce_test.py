@@ -10,34 +10,16 @@ import time
 
 import pytest
 
-from cog_agents import grid, reproduce, reproduce_main, train_main
+from cog_agents import reproduce, reproduce_main, train_main
 from tests import fakes
+from tests.cog_agents.grid_runs import RECIPE, ROWS, RUN, write_run
 
 ROOT = pathlib.Path(__file__).parents[2]
-ROWS = ("place_in_tray_held", "place_in_tray")
-# What replaces every recipe here, also in processes.
-RECIPE = """grid.Recipe(
-  1_000, 500, 100.0,
-  overrides={"batch_size": 16, "q_hidden_sizes": [16], "policy_hidden_sizes": [16]},
-)"""
 SCRIPT = f"""
 from cog_agents import grid, reproduce_main
 grid.RECIPES = dict.fromkeys(grid.RECIPES, {RECIPE})
 raise SystemExit(reproduce_main.main())
 """
-RUN = grid.Run(
-  name="state/place_in_tray/cog/seed_0",
-  method="cog",
-  observation="state",
-  seed=0,
-  environments=ROWS,
-  monitored="place_in_tray",
-  prior_data="cog_pickplace_prior",
-  task_data="cog_pickplace_task",
-  recipe=eval(RECIPE),
-)
-
-RECORD = '[{"command": "c", "commit": "d", "wall_clock_seconds": 1.0, "machine": "m"}]'
 
 
 @pytest.fixture(scope="module")
@@ -53,22 +35,6 @@ def command(tmp_path, data_dir, *flags):
     *(sys.executable, "-c", SCRIPT, f"--root_dir={tmp_path}/runs", f"--data_dir={data_dir}"),
     *("--rows=place_in_tray", "--methods=cog", "--episodes=2", *flags),
   ]
-
-
-def write_run(folder, rates, every=250, exported=None, evaluated=()):
-  """Writes what a training leaves: rates on monitoring episodes, exported policy, evaluations."""
-  folder.mkdir(parents=True)
-  rows = [
-    {"step": every * (i + 1), "success_rate": rate, "steps_per_second": 50.0}
-    for i, rate in enumerate(rates)
-  ]
-  (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-  if exported:
-    (folder / "policies" / f"{exported:09d}").mkdir(parents=True)
-  (folder / "evaluations").mkdir()
-  for name in evaluated:
-    there = {"steps": exported, "episodes": 2, "wall_clock_seconds": 10.0}
-    (folder / "evaluations" / f"{name}.json").write_text(json.dumps(there))
 
 
 @pytest.mark.parametrize(
@@ -156,60 +122,6 @@ def test_fine_tuning_comes_after_the_evaluations(tmp_path):
   assert reproduce.status(run, place).new_episodes == 1  # of too few trials
   evaluation.write_text('{"steps": 1000, "episodes": 2}')
   assert reproduce.status(run, place).is_done
-
-
-def test_the_table_of_fine_tuning_says_when_it_was_good():
-  entry = {
-    "environment": "drawer_closed", "method": "bc_sac", "seed": 2, "success_rate": 0.952,
-    "interval": [0.91, 0.97],
-    "fine_tuning_curve": [
-      {"episodes": 0, "success_rate": 0.3},
-      {"episodes": 10, "success_rate": 0.9},
-      {"episodes": 20, "success_rate": 0.95},
-      {"episodes": 30, "success_rate": 0.85},
-    ],
-  }  # fmt: skip
-  worse = {**entry, "method": "cog_finetuned", "fine_tuning_curve": entry["fine_tuning_curve"][:2]}
-  failed = {key: x for key, x in worse.items() if key not in ("success_rate", "interval")}
-  failed["diverged"] = "critic is nan"
-  entries = [{"environment": "drawer_closed"}, entry, worse, failed]
-  lines = reproduce.fine_tuning_table(entries).splitlines()
-  assert len(lines) == 3
-  assert "0.30 before; above 0.90 after 20 new episodes;" in lines[0]
-  assert lines[0].endswith("0.952 [0.91, 0.97] after 30")
-  assert "above 0.90 never;" in lines[1] and lines[1].endswith("after 10")
-  assert lines[2].endswith("above 0.90 never; diverged after 10")
-
-
-def test_the_results_have_a_fine_tuning_that_diverged(tmp_path):
-  run = dataclasses.replace(RUN, environments=(), new_episodes=20)
-  folder = tmp_path / RUN.name
-  write_run(folder, [0.0] * 4, exported=1_000)
-  config = {"method": "cog", "environment": "place_in_tray", "observation": "state", "seed": 0}
-  (folder / "config.json").write_text(json.dumps({**config, "agent": {"gamma": 0.97}, "steps": 1}))
-  (folder / "reproduce.json").write_text(RECORD)
-  tuned = folder / "finetune" / "place_in_tray"
-  tuned.mkdir(parents=True)
-  (tuned / "metrics.jsonl").write_text('{"step": 1000, "episodes": 0, "success_rate": 0.5}\n')
-  (tuned / "diverged.json").write_text('{"step": 1200, "message": "critic is nan"}')
-  (entry,) = reproduce.results([run], reproduce.Place(tmp_path, episodes=2))
-  assert (entry["environment"], entry["method"]) == ("place_in_tray", "cog_finetuned")
-  assert (entry["steps"], entry["diverged"]) == (1_200, "critic is nan")
-  assert entry["fine_tuning_curve"] == [{"episodes": 0, "success_rate": 0.5}]
-
-
-def test_a_run_that_has_no_record_yet_is_not_among_the_results(tmp_path):
-  write_run(tmp_path / RUN.name, [0.0] * 4, exported=1_000, evaluated=ROWS)
-  place = reproduce.Place(tmp_path, episodes=2)
-  assert reproduce.status(RUN, place).is_done
-  assert reproduce.results([RUN], place) == []
-
-
-def test_a_run_that_has_no_evaluation_yet_is_not_among_the_results(tmp_path):
-  folder = tmp_path / RUN.name
-  write_run(folder, [0.0] * 4, exported=1_000)
-  (folder / "reproduce.json").write_text(RECORD)
-  assert reproduce.results([RUN], reproduce.Place(tmp_path)) == []
 
 
 def test_a_run_of_other_settings_than_todays_says_so(tmp_path):
@@ -326,26 +238,6 @@ def test_the_list_has_a_command_for_each_run_that_does_that_run(capsys):
   assert lines[1].endswith("--run=state/place_in_tray/cog/seed_1")
   assert reproduce_main.main([*flags, "--list", "--run=state/place_in_tray/cog/seed_1"]) == 0
   assert capsys.readouterr().out.splitlines()[0].endswith("seed_1")
-
-
-def test_the_ablation_table_has_a_line_for_each_change():
-  def entry(name, seed, **rest):
-    run_dir = f"runs/state/ablations/{name}/seed_{seed}"
-    return {"run_dir": run_dir, "episodes": 250, "steps": 1_000 * (seed + 1), **rest}
-
-  text = reproduce.ablation_table(
-    [
-      entry("no_n_step", 0, success_rate=0.5),
-      entry("no_n_step", 1, success_rate=0.7),
-      entry("alpha_0.1", 0, diverged="critic_loss is nan"),
-    ]
-  )
-  # Wilson's interval of 300 in 500.
-  assert text.splitlines() == [
-    f"{'1-step returns':<44}0.60 [0.56, 0.64]   seeds: 0.50, 0.70; 0 of 2 seeds diverged; "
-    "1,000 to 2,000 steps",
-    f"{'conservatism weight × 0.1':<44}1 of 1 seeds diverged; 1,000 steps",
-  ]
 
 
 @pytest.mark.parametrize(
