@@ -51,21 +51,23 @@ class CqlConfig:
   # Critic loss, Eq. 1: bellman_weight * MSE + cql_alpha * (logsumexp - data value).
   bellman_weight: float = 0.5
   cql_alpha: float = 1.0
-  entropy_in_backup: bool = False
+  entropy_in_backup: bool = False  # as in CQL(H), appendix A.3
   copy_target_critics: bool = True  # False: the targets start from random weights of their own
 
-  # Actions in the logsumexp, per transition; all are evaluated at s.
+  # Actions in the logsumexp, per transition; all are evaluated at s. Appendix A.3 has 1 instead of
+  # CQL's 10, which are so many of each kind.
   uniform_samples: int = 1
   policy_samples: int = 1  # from pi(.|s)
   next_policy_samples: int = 1  # from pi(.|s')
   importance_weighted: bool = True
 
   # Policy loss.
-  target_entropy: float = -LOG_ACTION_VOLUME  # nats, "-log |A|"
+  target_entropy: float = -LOG_ACTION_VOLUME  # nats, "-log |A|", A being the set of actions
   bc_steps: int = 10_000  # gradient steps of the behaviour-cloning warm start
   critics_wait_for_warm_start: bool = False  # True: they learn after these steps only
 
-  # Observation and networks.
+  # Observation and networks. Section 5 has the robot's state beside the image; the caption of
+  # Figure 8 leaves it out.
   image_run_keys: tuple[str, ...] = (specs.IMAGE, specs.STATE)
   crop_padding: int = 0  # zero pixels on each side before the random crop; 0: no augmentation
   conv_filters: tuple[int, ...] = (16, 16, 16)  # of the 3x3 convolutions
@@ -133,11 +135,12 @@ FAST_STATE = dataclasses.replace(
   target_update_tau=0.02,
   # The warm start only has to bring the policy near the data, where actor_bc_weight holds it.
   bc_steps=1_000,
-  # Eq. 1 weighs 1 against half the Bellman error; with actor_bc_weight both 0.5 and 1 learned.
+  # Against the whole Bellman error (see RELEASED_CODE): a quarter of Eq. 1's weight. With
+  # actor_bc_weight both 0.5 and 1 learned.
   cql_alpha=0.5,
   # Without it the policy drifts to actions that no data supports, and success comes and goes.
   actor_bc_weight=0.5,
-  # As in the paper: targets of their own would first have to come near the critics.
+  # Targets of their own would first have to come near the critics.
   copy_target_critics=True,
   # Fourteen numbers need no 1024-unit layer.
   q_hidden_sizes=(256, 256, 256),

@@ -73,7 +73,8 @@ def cql_gap(
 def warm_start_loss(alpha: tf.Tensor, log_probs: tf.Tensor, data_log_probs: tf.Tensor) -> tf.Tensor:
   """E[alpha * log pi(a|s) - log pi(a_data|s)], a ~ pi: BC with entropy regularisation; both (B,).
 
-  The policy loss in the first steps (appendix A.3), and that of the BC baseline (section 6.2).
+  The policy loss in the first steps, of which appendix A.3 has the number and the released code the
+  formula, and that of the BC baseline (section 6.2).
   """
   return tf.reduce_mean(alpha * log_probs - data_log_probs)
 

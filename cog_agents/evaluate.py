@@ -196,8 +196,9 @@ def evaluate_run(
 ) -> dict[str, Any]:
   """Evaluates a run's exported policy; writes evaluations/ENVIRONMENT.json, videos/ENVIRONMENT.*.
 
-  Episode i has the seed EVALUATION_SEEDS[i]. The headline figures are those of the policy that the
-  paper evaluates for the run's method; for a stochastic one the greedy policy's stand beside them.
+  Episode i has the seed EVALUATION_SEEDS[i]. The headline figures are those of the stochastic
+  policy for cloning, as in the paper, with the greedy policy's beside them, and else of the greedy
+  policy, as in the released code.
 
   Args:
     run_dir: of `train`.

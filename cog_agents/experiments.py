@@ -63,7 +63,8 @@ METHODS: Mapping[str, Method] = {
   "bc": Method("BC all", BC, Data.UNION, stochastic_evaluation=True),
   # "handpicked successful trajectories on the new task".
   "bc_oracle": Method("BC-oracle", BC, Data.SUCCESSFUL_TASK, stochastic_evaluation=True),
-  # Off-policy SAC as it is: without conservatism, and without what else FAST learns from the data.
+  # Off-policy SAC: without conservatism, and without what else FAST learns from the data. As in all
+  # methods here, the backup has no entropy term.
   "sac": Method(
     "SAC",
     CQL,

@@ -1,4 +1,4 @@
-"""Online fine-tuning of a trained run (sections 4 and 6.3): collect, learn, evaluate, resume."""
+"""Online fine-tuning of a trained run (sections 4 and 6.2): collect, learn, evaluate, resume."""
 
 import dataclasses
 import json
@@ -24,7 +24,10 @@ EXPLORATION_NOISE = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """How much is collected, learned and evaluated: rounds of new episodes, then gradient steps."""
+  """How much is collected, learned and evaluated: rounds of new episodes, then gradient steps.
+
+  The defaults of a round are the released code's; the paper collects "periodically" (section 4).
+  """
 
   episodes: int  # new ones in all, a multiple of episodes_per_round
   episodes_per_round: int = 10

@@ -156,8 +156,8 @@ def _run(name, observation, method, monitored, conditions, seed, **changes) -> R
 
 # The paper's curves reach 0.90 after 500 to 4,000 new episodes.
 NEW_EPISODES = 500
-# Ten new episodes and then a thousand steps are of a training of a million. After those of FAST a
-# thousand steps learn the first episodes by heart, and success falls.
+# The released code's ten new episodes and then a thousand steps follow a training of a million.
+# After those of FAST a thousand steps learn the first episodes by heart, and success falls.
 FINE_TUNING_STEPS_PER_ROUND = 100
 # Figure 5: COG by CQL, in every condition; Figure 9: the cloned policy by SAC.
 FINE_TUNED_METHODS = ("cog", "bc")

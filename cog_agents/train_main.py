@@ -40,8 +40,9 @@ def _parser() -> argparse.ArgumentParser:
   )  # fmt: skip
   experiment.add_argument(
     "--observation", metavar="NAME", default=config_lib.STATE, choices=config_lib.OBSERVATIONS,
-    help="what the agent sees: image, the camera, as in the paper, or state, the poses in the "
-    "simulator, which learns in a third of the time (default: %(default)s)",
+    help="what the agent sees: image, the camera and the robot's own pose, as in the paper, or "
+    "state, that and the object's pose from the simulator, which learns in a third of the time "
+    "(default: %(default)s)",
   )  # fmt: skip
   experiment.add_argument(
     "--preset", metavar="NAME", default="FAST", choices=tuple(config_lib.PRESETS),

@@ -33,8 +33,8 @@ LENGTHS = {  # steps of the scripts that take more than the paper's 30
   "pick_and_place_other": 50,
 }
 # Success rates in 600 episodes of other seeds than those below, in the environments of RUNS:
-# collect_main with --first_seed=1000 prints them. The paper has 0.4 to 0.5 for drawers and about
-# 0.7 for grasping in their scene; it says nothing of the upper drawer alone.
+# collect_main with --first_seed=1000 prints them. The paper has 0.4 to 0.5 for both drawers and
+# about 0.7 for grasping in their scene.
 MEASURED_EPISODES = 600
 NUM_EPISODES = 45  # of each measurement here
 MEASURED = {
