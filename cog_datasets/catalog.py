@@ -130,7 +130,8 @@ _DRAWER_RELEASE_NOTES = {
 }
 
 CATALOG = (
-  # Paper, section 6.1: 10K grasp attempts and behaviours that may be irrelevant, unlabelled.
+  # Paper, section 6.1: 10K grasp attempts, unlabelled, and behaviours that may be irrelevant, which
+  # are two in ten of the 10K episodes here.
   Entry(
     name="cog_pickplace_prior",
     config="full",
@@ -163,7 +164,8 @@ CATALOG = (
     description="Placing a held object in the tray, with the task's sparse reward.",
   ),
   # Paper, section 6.1: 1.5M transitions of opening, closing, grasping and placing, unlabelled, that
-  # never touch the object in the drawer; a third of them for each of the test conditions.
+  # never touch the object in the drawer; a third of them for each of the test conditions, and a
+  # policy of its own for each.
   Entry(
     name="cog_drawer_prior",
     config="closed",

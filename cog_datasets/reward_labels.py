@@ -21,7 +21,7 @@ SPARSE = "sparse"
 
 
 def zero(episode: Episode) -> Episode:
-  """Returns the episode with reward 0 on every step: how COG labels prior data (section 4)."""
+  """Returns the episode with reward 0 on every step: how COG labels prior data (section 1)."""
   rewards = np.zeros_like(episode[rlds.STEPS][rlds.REWARD])
   return _with_rewards(episode, rewards)
 

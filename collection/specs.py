@@ -27,7 +27,8 @@ ROTATION = slice(3, 6)
 GRIPPER = 6
 NEUTRAL = 7
 
-# An action moves the target of the end effector away from where it is now (appendix A).
+# An action moves the target of the end effector away from where it is now (appendix A); the scales
+# are the released code's.
 TRANSLATION_SCALE = 0.2  # metres per unit of action
 ROTATION_SCALE = np.deg2rad(20.0)  # radians per unit of action
 CLOSE_BELOW = -0.5  # the gripper closes completely
