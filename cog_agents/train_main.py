@@ -6,10 +6,11 @@
 
 import argparse
 import dataclasses
+import pathlib
 import sys
 
 from cog_agents import config as config_lib
-from cog_agents import experiments, mains
+from cog_agents import experiments, mains, run_dirs
 from collection import registry
 
 
@@ -98,10 +99,16 @@ def agent_config_of(flags: list[str]) -> config_lib.CqlConfig:
 def agent_config(args: argparse.Namespace) -> config_lib.CqlConfig:
   """Returns the preset with what the method and then the flags override.
 
+  The precision of images, which FAST has from the processor, is that of the run if it is there: it
+  goes on as it began on a machine with another processor.
+
   Raises:
     ValueError: for an unknown field, or a value that does not fit.
   """
   agent = config_lib.load_preset(args.preset, args.observation)
+  if (pathlib.Path(args.run_dir) / run_dirs.CONFIG).exists():
+    there = run_dirs.read_config(args.run_dir).get("agent", {})
+    agent = dataclasses.replace(agent, image_dtype=there.get("image_dtype", agent.image_dtype))
   agent = dataclasses.replace(agent, **experiments.METHODS[args.method].overrides)
   return mains.overridden(agent, args.override)
 
@@ -125,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
   mains.quiet_imports()
   import tensorflow as tf
 
-  from cog_agents import distribution, experience, run_dirs, tables, train
+  from cog_agents import distribution, experience, tables, train
 
   if args.threads:
     tf.config.threading.set_intra_op_parallelism_threads(args.threads)

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from cog_agents import config as config_lib
-from cog_agents import evaluate, experience, experiments, run_dirs, train
+from cog_agents import evaluate, experience, experiments, run_dirs, train, train_main
 from tests import fakes
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -237,6 +237,25 @@ def test_another_error_of_a_step_is_no_divergence(tmp_path):
   with pytest.raises(tf.errors.InvalidArgumentError, match="has become shorter"):
     train.run_steps(Learner(), 25, tmp_path)
   assert run_dirs.read_divergence(tmp_path) is None
+
+
+def test_two_prior_datasets_share_their_share():
+  config = experiment("cog", prior=("prior", "more"))
+  assert config.dataset_names() == ("prior", "more", "task")
+  counts = np.array([300, 100, 50])
+  assert config.phases(counts) == [(0, None)]
+  ((_, weights),) = dataclasses.replace(config, prior_share=0.8).phases(counts)
+  np.testing.assert_allclose(weights, [0.6, 0.2, 0.2])
+
+
+def test_a_run_keeps_its_precision_of_images_on_another_processor(tmp_path, monkeypatch):
+  flags = ["--task=t", "--prior=p", "--observation=image", "--environment=place_in_tray"]
+  flags.append(f"--run_dir={tmp_path}")
+  for dtype in config_lib.IMAGE_DTYPES:
+    (tmp_path / "config.json").write_text(json.dumps({"agent": {"image_dtype": dtype}}))
+    assert train_main.agent_config_of(flags).image_dtype == dtype
+  asked = [*flags, '--override=image_dtype="float32"']
+  assert train_main.agent_config_of(asked).image_dtype == "float32"
 
 
 def test_a_method_with_prior_data_wants_a_prior_dataset():
