@@ -230,6 +230,7 @@ def measure(observation: str, batch_size: int, steps: int, rounds: int) -> dict[
     "times_stock": {name: round(speeds[name] / speeds[STOCK], 2) for name in ours},
     "flops_per_step": flops,
     "peak_flops": {dtype: round(peak) for dtype, peak in peaks.items()},
+    "achieved_flops": {name: round(speeds[name] * flops) for name in ours},
     "share_of_peak": {name: round(speeds[name] * flops / peaks[name], 3) for name in ours},
   }
 

@@ -66,6 +66,8 @@ def test_it_prints_one_object(capsys, monkeypatch):
   assert result["peak_flops"].keys() == {"float32", "bfloat16"}
   for dtype in ("float32", "bfloat16"):
     speed = result["steps_per_second"][dtype]
+    flops = speed * result["flops_per_step"]
+    assert result["achieved_flops"][dtype] == pytest.approx(flops, rel=0.1)
     assert result["times_stock"][dtype] == pytest.approx(
       speed / result["steps_per_second"]["stock"], rel=0.1
     )

@@ -346,6 +346,18 @@ def test_losses_and_gradients_equal_those_written_out(observation):
       np.testing.assert_allclose(own, expected, rtol=0, atol=1e-5 * np.max(np.abs(expected)))
 
 
+def test_a_step_encodes_each_image_once_for_each_network():
+  agent = _agent(CROPPED, "image")
+  graph = tf.function(agent.train).get_concrete_function(_transition("image")).graph
+  names = [
+    op.type
+    for function in [graph, *graph._functions.values()]
+    for op in (function.get_operations() if function is graph else function.graph.get_operations())
+  ]
+  # Two target critics and the policy at s', two critics and the policy at s.
+  assert names.count("Conv2D") == 6 * len(CROPPED.conv_filters)
+
+
 # The agent's losses are what the config says.
 
 

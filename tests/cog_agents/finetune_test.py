@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from tf_agents.policies import greedy_policy
 from tf_agents.trajectories import time_step as ts
 
 from cog_agents import bc, cql, evaluate, finetune, finetune_main, online, report, run_dirs, train
@@ -178,6 +179,28 @@ def test_a_cloned_policy_goes_on_by_sac(run):
   assert row["cql_loss"] == 0 and row["td_loss"] > 0
   stored = online.EpisodeFolder(folder / "episodes")[1].observations
   assert {key: x.dtype for key, x in stored.items()} == {"image": np.uint8, "state": np.float32}
+
+
+@pytest.mark.parametrize(("name", "explores"), [("cog_state", "greedy"), ("bc_image", "sample")])
+def test_cql_collects_with_its_greedy_policy_and_noise_and_sac_with_its_own(
+  run, name, explores, monkeypatch
+):
+  collectors = []
+
+  class Collector(online.Collector):
+    def __init__(self, environment, policy, seed):
+      collectors.append(policy)
+      super().__init__(environment, policy, seed)
+
+  monkeypatch.setattr(online, "Collector", Collector)
+  quickly(run(name), episodes=3)
+  (policy,) = collectors
+  assert isinstance(policy, evaluate.EpisodeSeededPolicy)
+  if explores == "greedy":
+    assert isinstance(policy._policy, greedy_policy.GreedyPolicy)
+    assert policy._noise_std == finetune.EXPLORATION_NOISE
+  else:
+    assert not isinstance(policy._policy, greedy_policy.GreedyPolicy) and not policy._noise_std
 
 
 def start(run_dir):

@@ -81,11 +81,26 @@ def test_the_links_lead_to_the_sections(open_page):
   assert [link.text for link in links] == [
     "Table 1", "Learning curves", "Fine-tuning", "Videos", "Data", "Stitching", "Runs",
   ]  # fmt: skip
-  links[5].click()
-  top = driver.execute_script(
-    "return document.getElementById('stitching').getBoundingClientRect().top"
-  )
-  assert 0 <= top < 900
+  for link in links:
+    link.click()
+    section = driver.execute_script(
+      "const box = document.querySelector(location.hash).getBoundingClientRect();"
+      "return [location.hash, box.top, box.bottom]"
+    )
+    assert link.get_attribute("href").endswith(section[0])
+    assert section[1] < 900 and section[2] > 0, f"{section[0]} is not in view"
+
+
+def test_everything_that_is_folded_unfolds(open_page):
+  driver = open_page()
+  folded = driver.find_elements(by.By.CSS_SELECTOR, "details:not([open])")
+  for details in folded:
+    inside = details.find_element(by.By.CSS_SELECTOR, "summary ~ *")
+    assert not inside.is_displayed()
+    details.find_element(by.By.TAG_NAME, "summary").click()
+    assert inside.is_displayed()
+  titles = {x.text for x in driver.find_elements(by.By.CSS_SELECTOR, "details > summary")}
+  assert {"Diagnostics of the training", "Each seed"} <= titles
 
 
 def test_a_click_unfolds_the_seeds_of_a_cell_and_a_key_folds_them(open_page):
@@ -107,6 +122,8 @@ def test_every_video_and_picture_can_be_played_and_seen(open_page):
     wait.WebDriverWait(driver, SECONDS).until(lambda _, v=video: v.get_property("readyState") > 0)
     assert video.get_property("videoWidth") == 64
     assert video.get_property("duration") == pytest.approx(0.8, abs=0.11)
+    driver.execute_script("arguments[0].play()", video)
+    wait.WebDriverWait(driver, SECONDS).until(lambda _, v=video: v.get_property("currentTime") > 0)
     assert video.get_property("error") is None
   for image in driver.find_elements(by.By.TAG_NAME, "img"):
     assert image.get_property("naturalWidth") == 8 * 64
