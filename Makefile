@@ -101,7 +101,7 @@ TRAINED := $(METHODS:%=$(DEMO_DIR)/%/trained-$(STEPS))
 EVALUATED := $(METHODS:%=$(DEMO_DIR)/%/evaluations/place_in_tray.json) \
   $(METHODS:%=$(DEMO_DIR)/%/evaluations/place_in_tray_held.json)
 
-demo: $(EVALUATED)
+demo: $(EVALUATED) $(DEMO_DIR)/stitching.json
 	@$(BIN)/python -m cog_agents.report_main --root_dir=$(DEMO_DIR) --out=$(DEMO_DIR)/report.html
 
 $(BUILT): $(DEMO_DATA_DIR)/%.built: | $(INSTALLED)
@@ -115,6 +115,10 @@ $(TRAINED): $(DEMO_DIR)/%/trained-$(STEPS): $(BUILT)
 	  --environment=place_in_tray --method=$* --observation=state \
 	  --seed=$(SEED) --steps=$(STEPS) --threads=1 --run_dir=$(DEMO_DIR)/$*
 	@touch $@
+
+$(DEMO_DIR)/stitching.json: $(BUILT)
+	$(BIN)/python -m cog_agents.stitching_main --data_dir=$(DEMO_DATA_DIR) \
+	  --prior=cog_pickplace_prior/demo --task=cog_pickplace_task/demo --out=$@
 
 # A pattern with two targets: one call makes both.
 $(DEMO_DIR)/%/evaluations/place_in_tray.json $(DEMO_DIR)/%/evaluations/place_in_tray_held.json: \

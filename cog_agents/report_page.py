@@ -78,7 +78,8 @@ def table(contents: Contents) -> str:
     f"<h2>Table 1: success rates, ours beside the paper's</h2><p>{_comparison(cells)}</p>{body}"
     '<p class="note">An episode succeeds if its reward is 1 at any step. Ours: all episodes of all'
     " seeds, with Wilson’s 95&nbsp;% interval in brackets and as the bar, which takes episodes as"
-    " independent: what the choice of a seed adds shows in the figures of each seed. The paper’s"
+    " independent. Those of all seeds start in the same states, and what the choice of a seed adds"
+    " shows in the figures of each seed. The paper’s"
     " (tick on the bar) is the mean over 3 seeds with 250 episodes each, from images, without its"
     " spread of up to 0.09 between them; the mark says"
     " whether it lies above, within or below our interval.</p>"
@@ -202,6 +203,7 @@ def learning_curves(contents: Contents) -> str:
     " mean over the seeds, its band spans their lowest and highest, and a cross marks where a run"
     " diverged. A run is monitored in the one condition that its --environment names: in a grid"
     " that to which its prior data belong, or without prior data that in which the task data start."
+    " So BC-oracle, which the paper’s figure has, is in none of the harder conditions."
     f"</p>{_grid(panels)}{unfolded if diagnostics else ''}"
   )
 

@@ -8,18 +8,20 @@ import json
 import os
 import pathlib
 import platform
+import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tqdm
 
-from cog_agents import experience, grid, mains, run_dirs, train, train_main
+from cog_agents import experience, grid, mains, report_data, run_dirs, train, train_main
 
 # A run has converged when the mean success on monitoring episodes in its last quarter is at most
 # this much above that of the quarter before; else it trains half as long again, and so on.
@@ -48,7 +50,8 @@ class Place:
   Attributes:
     root: folder of the runs.
     data_dir, cache_dir: see train_main; None: their defaults.
-    jobs: runs side by side, each with its share of the cores.
+    jobs: runs side by side, each with its share of the cores, and with a GPU of its own where there
+      are as many.
     episodes: trials of an evaluation.
   """
 
@@ -226,8 +229,37 @@ def build(name: str, place: Place) -> None:
     _call(command, folder, lock, never)
 
 
+def analyse(prior: str, task: str, place: Place) -> None:
+  """Says whether two datasets connect, for the report, too; stitching_main finds out, once.
+
+  Raises:
+    ReproduceError: if that fails.
+  """
+  folder = place.root / "stitching" / "-".join([*prior.split("/"), *task.split("/")])
+  never = threading.Event()
+  with _locked(folder, never) as lock:
+    path = folder / report_data.STITCHING_FILENAME
+    command = [
+      *(sys.executable, "-m", "cog_agents.stitching_main", f"--prior={prior}", f"--task={task}"),
+      f"--out={path}",
+      *([f"--data_dir={place.data_dir}"] if place.data_dir else []),
+      *([f"--cache_dir={place.cache_dir}"] if place.cache_dir else []),
+    ]
+    if not path.exists():
+      _call(command, folder, lock, never)
+  result = json.loads(path.read_text())
+  tqdm.tqdm.write(f"{prior} and {task}: {result['verdict']}: {result['sentence']}")
+
+
+def gpus() -> list[str]:
+  """Returns the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them."""
+  count = len(tf.config.list_physical_devices("GPU"))
+  allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+  return allowed.split(",")[:count] if allowed else [str(i) for i in range(count)]
+
+
 def execute(runs: Sequence[grid.Run], place: Place) -> None:
-  """Finishes all runs, `place.jobs` at a time.
+  """Finishes all runs, `place.jobs` at a time; first builds and analyses the data that they need.
 
   Whatever ends this process, the same call goes on: a run that is still going is waited for. Ctrl-C
   lets every run save a checkpoint.
@@ -239,11 +271,24 @@ def execute(runs: Sequence[grid.Run], place: Place) -> None:
   for name in missing_datasets(runs, place):
     tqdm.tqdm.write(f"building {name}")
     build(name, place)
+  left = [run for run in runs if not status(run, place).is_done]
+  for prior, task in dict.fromkeys((run.prior_data, run.task_data) for run in left):
+    if prior:
+      analyse(prior, task, place)
   stopped = threading.Event()
+  slots = _slots(place.jobs)
+
+  def finish(run: grid.Run) -> None:
+    environment = slots.get()
+    try:
+      _finish(run, place, stopped, environment)
+    finally:
+      slots.put(environment)
+
   failures = []
   progress = tqdm.tqdm(total=len(runs), desc="runs", unit="runs", smoothing=0)
   with progress, concurrent.futures.ThreadPoolExecutor(place.jobs) as pool:
-    futures = {pool.submit(_finish, run, place, stopped): run for run in runs}
+    futures = {pool.submit(finish, run): run for run in runs}
     try:
       for future in concurrent.futures.as_completed(futures):
         progress.update()
@@ -260,6 +305,16 @@ def execute(runs: Sequence[grid.Run], place: Place) -> None:
     raise ReproduceError(f"{len(failures)} of {len(runs)} runs failed: " + "\n".join(failures))
 
 
+def _slots(jobs: int) -> queue.SimpleQueue[dict[str, str]]:
+  """What each of so many jobs adds to its environment; jobs that share a GPU share its memory."""
+  slots, names = queue.SimpleQueue(), gpus()
+  for i in range(jobs):
+    gpu = {"CUDA_VISIBLE_DEVICES": names[i % len(names)]} if names else {}
+    shared = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"} if jobs > len(names) > 0 else {}
+    slots.put({**gpu, **shared})
+  return slots
+
+
 def _line(run: grid.Run, place: Place) -> str:
   now = status(run, place)
   rates = (
@@ -274,7 +329,9 @@ def _evaluation(run: grid.Run, name: str, place: Place) -> dict[str, Any]:
   return json.loads((place.root / run.name / run_dirs.EVALUATIONS / f"{name}.json").read_text())
 
 
-def _finish(run: grid.Run, place: Place, stopped: threading.Event) -> None:
+def _finish(
+  run: grid.Run, place: Place, stopped: threading.Event, environment: Mapping[str, str]
+) -> None:
   """Trains and evaluates a run by the commands that a user would give."""
   folder = place.root / run.name
   with _locked(folder, stopped) as lock:
@@ -289,7 +346,7 @@ def _finish(run: grid.Run, place: Place, stopped: threading.Event) -> None:
       else:
         command = _finetune_command(run, place)
         codes = (0, mains.DIVERGED)
-      _call(command, folder, lock, stopped, codes)
+      _call(command, folder, lock, stopped, codes, environment)
       started = _record(run, place, command, started)
 
 
@@ -389,17 +446,24 @@ def _call(
   lock: int,
   stopped: threading.Event,
   codes: Sequence[int] = (0,),
+  environment: Mapping[str, str] | None = None,
 ) -> None:
   """Runs a command with its output in the folder's log; Ctrl-C once if `stopped` is set.
 
-  In the main thread, where Ctrl-C itself arrives, datasets are built. A build is killed then, with
-  its workers: Beam can miss a Ctrl-C while they start, and a build that was killed goes on.
+  In the main thread, where Ctrl-C itself arrives, datasets are built and analysed. The command is
+  killed then, with its workers: Beam can miss a Ctrl-C while they start, and a build that was
+  killed goes on.
   """
   with (folder / _LOG).open("a") as log:
     log.write(" ".join(command) + "\n")
     log.flush()
     process = subprocess.Popen(
-      command, stdout=log, stderr=log, pass_fds=[lock], start_new_session=True
+      command,
+      stdout=log,
+      stderr=log,
+      pass_fds=[lock],
+      start_new_session=True,
+      env={**os.environ, **(environment or {})},
     )
     try:
       while process.poll() is None and not stopped.wait(_WAIT):

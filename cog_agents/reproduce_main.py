@@ -18,11 +18,11 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m cog_agents.reproduce_main",
     description="Plans the runs of a table, says what is done and how long the rest takes, builds "
-    "missing datasets, trains each run until success on monitoring episodes has stopped growing, "
-    "and evaluates it on episodes that neither training nor monitoring sees. Writes "
-    "table_NAME_OBSERVATION.json, with every finished run of the table in the root folder, and "
-    "report.html, except for ablations. "
-    "Ctrl-C, or worse: the same command goes on.",
+    "missing datasets, says whether prior and task data connect, trains each run until success on "
+    "monitoring episodes has stopped growing, and evaluates it on episodes that neither training "
+    "nor monitoring sees. Writes table_NAME_OBSERVATION.json, with every finished run of the table "
+    "in the root folder, and report.html, except for ablations. Ctrl-C, or worse: the same command "
+    "goes on.",
   )
   parser.add_argument(
     "--table", metavar="NAME", default=grid.TABLE_1,
@@ -54,8 +54,9 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--data_dir", help="TFDS data directory (default: TFDS's own)")
   parser.add_argument("--cache_dir", help="see train_main")
   parser.add_argument(
-    "--jobs", metavar="K", type=mains.positive, default=os.cpu_count(),
-    help="runs side by side, each with its share of the cores (default: one a core)",
+    "--jobs", metavar="K", type=mains.positive,
+    help="runs side by side, each with its share of the cores (default: one a GPU, or one a core "
+    "where there is none)",
   )  # fmt: skip
   parser.add_argument("--run", metavar="NAME", help="this run of the table alone")
   only = parser.add_mutually_exclusive_group()
@@ -140,8 +141,9 @@ def main(argv: list[str] | None = None) -> int:
   mains.quiet_imports()
   from cog_agents import grid_results, report, reproduce, run_dirs
 
+  jobs = args.jobs or len(reproduce.gpus()) or os.cpu_count()
   place = reproduce.Place(
-    pathlib.Path(args.root_dir), args.data_dir, args.cache_dir, args.jobs, args.episodes
+    pathlib.Path(args.root_dir), args.data_dir, args.cache_dir, jobs, args.episodes
   )
   print(reproduce.plan(runs, place))
   if args.plan:

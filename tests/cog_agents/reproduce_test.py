@@ -1,16 +1,18 @@
 import dataclasses
 import fcntl
 import functools
+import html
 import json
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from cog_agents import reproduce, reproduce_main, train_main
+from cog_agents import finetune_main, reproduce, reproduce_main, train_main
 from tests import fakes
 from tests.cog_agents.grid_runs import RECIPE, ROWS, RUN, write_run
 
@@ -172,6 +174,12 @@ def test_a_killed_grid_goes_on_and_ends_with_results_and_a_report(tmp_path, data
   (entry,) = json.loads((tmp_path / "runs" / "table_1_state.json").read_text())
   assert entry["environment"] == "place_in_tray" and entry["episodes"] == 2
   assert entry["wall_clock_seconds"] > 0 and "cores" in entry["machine"]
+  verdict = json.loads(
+    (tmp_path / "runs/stitching/cog_pickplace_prior-cog_pickplace_task/stitching.json").read_text()
+  )
+  assert f"cog_pickplace_prior and cog_pickplace_task: {verdict['verdict']}" in done.stdout
+  page = (tmp_path / "runs" / "report.html").read_text()
+  assert html.escape(verdict["sentence"]) in page
   assert "evaluate_main" in entry["command"][-1]
   assert [point["step"] for point in entry["learning_curve"]] == [500, 1_000, 1_500, 2_000]
   assert (tmp_path / "runs" / "report.html").exists()
@@ -217,6 +225,43 @@ def test_ctrl_c_while_a_dataset_is_built_ends_the_build(tmp_path):
   assert b"Stopped; the same command goes on." in output
   with log.with_name(".lock").open("w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no process of the build is left
+
+
+@pytest.mark.parametrize(
+  ("allowed", "jobs", "expected"),
+  [
+    ("", 2, [{}, {}]),
+    ("3,5", 2, [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]),
+    ("3", 1, [{"CUDA_VISIBLE_DEVICES": "3"}]),
+    ("3", 2, [{"CUDA_VISIBLE_DEVICES": "3", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}] * 2),
+  ],
+)
+def test_jobs_share_the_gpus(tmp_path, monkeypatch, allowed, jobs, expected):
+  devices = [name for name in allowed.split(",") if name]
+  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+  monkeypatch.setattr(reproduce.tf.config, "list_physical_devices", lambda kind: devices)
+  found = []
+  together = threading.Barrier(jobs, timeout=60)  # no job is finished before all have begun
+
+  def finish(run, place, stopped, environment):
+    together.wait()
+    found.append(environment)
+
+  monkeypatch.setattr(reproduce, "_finish", finish)
+  monkeypatch.setattr(reproduce, "_line", lambda run, place: run.name)
+  run = dataclasses.replace(RUN, environments=())
+  write_run(tmp_path / run.name, [0.0] * 4, exported=1_000)  # nothing to build or analyse
+  reproduce.execute([run] * jobs, reproduce.Place(tmp_path, jobs=jobs))
+  assert sorted(found, key=str) == sorted(expected, key=str)
+
+
+def test_the_command_of_a_fine_tuning_is_one_that_finetune_main_takes(tmp_path):
+  run = dataclasses.replace(RUN, new_episodes=20)
+  command = reproduce._finetune_command(run, reproduce.Place(tmp_path, episodes=2))
+  assert command[1:3] == ["-m", "cog_agents.finetune_main"]
+  args = finetune_main._parser().parse_args(command[3:])
+  assert (args.environment, args.episodes, args.evaluation_episodes) == ("place_in_tray", 20, 2)
+  assert args.steps_per_round == 100
 
 
 def test_a_failing_command_is_shown_with_the_end_of_its_output(tmp_path, data_dir):
