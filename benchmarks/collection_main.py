@@ -30,7 +30,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -42,6 +41,7 @@ import pybullet
 import tensorflow_datasets as tfds
 import tqdm
 
+from cog_agents import provenance
 from cog_datasets import builder as builder_lib
 from cog_datasets import (
   catalog,
@@ -128,14 +128,14 @@ def measure(environment: str, policy: str, episodes: int) -> dict[str, Any]:
   entry = dataclasses.replace(
     _first_entry(environment), scripts=((policy, 1.0),), starts=(), excluded_outcome=None
   )
-  with one_core() as machine:
+  with one_core():
     return {
       "environment": environment,
       "policy": policy,
       "episodes": episodes,
+      "first_seed": registry.TRAIN_SEEDS.start,
       **_measure_recording(entry, policy, registry.TRAIN_SEEDS[:episodes]),
       **_measure_build(entry, policy, episodes),
-      "machine": machine,
     }
 
 
@@ -232,14 +232,14 @@ def _build(entry: catalog.Entry, episodes: int) -> None:
 
 
 @contextlib.contextmanager
-def one_core() -> Iterator[str]:
-  """Pins this process to the first core that it may use; yields the machine in words."""
+def one_core() -> Iterator[None]:
+  """Pins this process to the first core that it may use."""
   allowed = os.sched_getaffinity(0)
   core = min(allowed)
   _pin_threads({core})
   print(f"pinned to core {core} of {sorted(allowed)}", file=sys.stderr)
   try:
-    yield f"core {core}, one of {len(allowed)}, of an {_processor()}"
+    yield
   finally:
     _pin_threads(allowed)
 
@@ -249,12 +249,6 @@ def _pin_threads(cores: set[int]) -> None:
   for thread in os.listdir("/proc/self/task"):
     with contextlib.suppress(ProcessLookupError):  # it has ended
       os.sched_setaffinity(int(thread), cores)
-
-
-def _processor() -> str:
-  with open("/proc/cpuinfo", encoding="utf-8") as file:
-    models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-  return models[0] if models else platform.machine()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -289,7 +283,10 @@ def main(argv: list[str] | None = None) -> int:
     )
   if not 1 <= arguments.episodes < len(registry.TRAIN_SEEDS):
     parser.error(f"--episodes={arguments.episodes}: expected 1 to {len(registry.TRAIN_SEEDS) - 1}")
-  print(json.dumps(measure(arguments.environment, policy, arguments.episodes)))
+  started = time.monotonic()
+  result = measure(arguments.environment, policy, arguments.episodes)
+  shared = provenance.entry("benchmarks.collection_main", argv, started)
+  print(json.dumps({**shared, **result}))
   return 0
 
 

@@ -17,8 +17,9 @@ import resource  # noqa: E402
 import sys  # noqa: E402
 
 from cog_agents import config as config_lib  # noqa: E402
-from cog_agents import experience, mains, tables  # noqa: E402
+from cog_agents import experience, mains, provenance, tables  # noqa: E402
 
+_SEED = 0  # of the draws
 _SAMPLE_SECONDS = 5.0
 _MEGABYTE = 1 << 20
 
@@ -39,7 +40,7 @@ def measure(
     observation_keys=agent.observation_keys(observation),
     cache_dir=cache_dir,
   )
-  batches = iter(data.dataset(batch_size, seed=0))
+  batches = iter(data.dataset(batch_size, seed=_SEED))
   next(batches)
   started = time.monotonic()
   first_batch_seconds = started - _STARTED
@@ -98,7 +99,8 @@ def main(argv: list[str] | None = None) -> int:
     )
   except (experience.DatasetError, tables.TableError) as error:
     parser.error(str(error))
-  print(json.dumps(result, indent=1))
+  shared = provenance.entry("benchmarks.input_stream_main", argv, _STARTED)
+  print(json.dumps({**shared, "seed": _SEED, **result}, indent=1))
   return 0
 
 

@@ -9,6 +9,7 @@ a time drawn uniformly from its duration, and runs again to its end.
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -24,6 +25,8 @@ from collections.abc import Callable
 from typing import Any
 
 import tqdm
+
+from cog_agents import provenance
 
 _NAME = "cog_pickplace_task"
 _DATASET = pathlib.Path(_NAME, "kills", "1.0.0")
@@ -117,8 +120,8 @@ def kill_and_run_again(
       path.write_bytes(data)
   command, log = job.command(folder, dataset), folder / "log"
   process = _start(command, log)
-  time.sleep(seconds)
-  if process.poll() is not None:
+  with contextlib.suppress(subprocess.TimeoutExpired):
+    process.wait(seconds)
     return None
   os.killpg(process.pid, signal.SIGKILL)
   process.wait()
@@ -196,9 +199,11 @@ def main(argv: list[str] | None = None) -> int:
   for name in ("kills", "episodes"):
     if getattr(args, name) < 1:
       parser.error(f"--{name}={getattr(args, name)}: expected at least 1")
+  started = time.monotonic()
   with tempfile.TemporaryDirectory() as folder:
     result = measure(pathlib.Path(folder), args.kills, args.episodes, args.seed)
-  print(json.dumps(result, indent=1))
+  shared = provenance.entry("benchmarks.kills_main", argv, started)
+  print(json.dumps({**shared, "seed": args.seed, **result}, indent=1))
   return 1 if result["different_bytes"] else 0
 
 

@@ -23,10 +23,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
-from cog_agents import experience, mains
+from cog_agents import experience, mains, provenance
 from collection import specs
 
 _BATCH_SIZE = 256
+_SEED = 0  # of the draws
 _SHUFFLE_BUFFER = 20_000  # transitions
 _OPEN_EPISODES = 16
 _REWARDS = f"{rlds.STEPS}/{rlds.REWARD}"  # in a serialised episode
@@ -36,7 +37,7 @@ _MEGABYTE = 1 << 20
 def table_read(data: experience.Experience, builder) -> tf.data.Dataset:
   """Frames decoded once into a table, of which each row is read by its offset: as in training."""
   del builder
-  return data.dataset(_BATCH_SIZE, seed=0)
+  return data.dataset(_BATCH_SIZE, seed=_SEED)
 
 
 def table_mapped(data: experience.Experience, builder) -> tf.data.Dataset:
@@ -142,6 +143,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument(
     "--seconds", type=mains.positive, default=30, help="of each design (default: %(default)s)"
   )
+  started = time.monotonic()
   args = parser.parse_args(argv)
   try:
     experience.find(args.dataset, args.data_dir)
@@ -154,9 +156,9 @@ def main(argv: list[str] | None = None) -> int:
     ) as process:
       arguments = (design, args.dataset, args.data_dir, args.cache_dir, args.seconds)
       result[design] = process.submit(measure, *arguments).result()
-  print(
-    json.dumps({"dataset": args.dataset, "batch_size": _BATCH_SIZE, "designs": result}, indent=1)
-  )
+  shared = provenance.entry("benchmarks.stream_designs_main", argv, started)
+  shared |= {"seed": _SEED, "dataset": args.dataset, "batch_size": _BATCH_SIZE}
+  print(json.dumps({**shared, "designs": result}, indent=1))
   return 0
 
 

@@ -31,10 +31,11 @@ from tf_agents.networks import nest_map, sequential
 from tf_agents.trajectories import time_step as ts
 
 from cog_agents import config as config_lib
-from cog_agents import cql, experience, mains, networks, tables
+from cog_agents import cql, experience, mains, networks, provenance, tables
 from collection import specs
 
 STOCK = "stock"
+_SEED = 0  # of weights and draws
 _TRANSITIONS = 20_000  # to draw from
 _MATMUL_SIZE = 4096
 _MATMULS = 5
@@ -244,8 +245,8 @@ def _num_features(config: config_lib.CqlConfig, data: experience.Experience) -> 
 
 
 def _run_ours(data: experience.Experience, config: config_lib.CqlConfig) -> Callable[[int], None]:
-  agent = cql.create(data.observation_spec, config, data.statistics, seed=0)
-  return _runner(agent, data.dataset(config.batch_size, seed=0))
+  agent = cql.create(data.observation_spec, config, data.statistics, seed=_SEED)
+  return _runner(agent, data.dataset(config.batch_size, seed=_SEED))
 
 
 def _run_stock(data: experience.Experience, config: config_lib.CqlConfig) -> Callable[[int], None]:
@@ -263,7 +264,7 @@ def _run_stock(data: experience.Experience, config: config_lib.CqlConfig) -> Cal
       next_time_step=crop(transition.next_time_step, 1),
     )
 
-  stream = data.dataset(config.batch_size, seed=0).map(prepare).prefetch(2)
+  stream = data.dataset(config.batch_size, seed=_SEED).map(prepare).prefetch(2)
   return _runner(stock_agent(data, config), stream)
 
 
@@ -306,7 +307,10 @@ def main(argv: list[str] | None = None) -> int:
       flag, type=mains.positive, default=default, help=f"{what} (default: %(default)s)"
     )
   args = parser.parse_args(argv)
-  print(json.dumps(measure(args.observation, args.batch_size, args.steps, args.rounds), indent=1))
+  started = time.monotonic()
+  result = measure(args.observation, args.batch_size, args.steps, args.rounds)
+  shared = provenance.entry("benchmarks.training_step_main", argv, started)
+  print(json.dumps({**shared, "seed": _SEED, **result}, indent=1))
   return 0
 
 

@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import pathlib
-import platform
 import queue
 import signal
 import subprocess
@@ -21,7 +20,16 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from cog_agents import experience, grid, mains, report_data, run_dirs, train, train_main
+from cog_agents import (
+  experience,
+  grid,
+  mains,
+  provenance,
+  report_data,
+  run_dirs,
+  train,
+  train_main,
+)
 
 # A run has converged when the mean success on monitoring episodes in its last quarter is at most
 # this much above that of the quarter before; else it trains half as long again, and so on.
@@ -382,45 +390,9 @@ def _record(run: grid.Run, place: Place, command: list[str], started: float) -> 
   """Adds a command and its time to the run's record; returns the time now."""
   path = place.root / run.name / RECORD
   there = json.loads(path.read_text()) if path.exists() else []
-  now = time.monotonic()
-  entry = {
-    "command": " ".join(["python", *command[1:]]),
-    "commit": _commit(),
-    "wall_clock_seconds": round(now - started, 1),
-    "machine": _machine(),
-  }
-  run_dirs.write_json(path, [*there, entry])
-  return now
-
-
-def _commit() -> str | None:
-  """Of the code in this checkout; with a mark if it was changed. None outside a checkout."""
-  root = pathlib.Path(__file__).parents[1]
-  command = [
-    "git",
-    "-C",
-    str(root),
-    "describe",
-    "--always",
-    "--dirty",
-    "--abbrev=40",
-    "--exclude=*",
-  ]
-  try:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-  except (OSError, subprocess.CalledProcessError):
-    return None
-
-
-def _machine() -> str:
-  memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-  models = [
-    line.partition(":")[2].strip()
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    if line.startswith("model name")
-  ]
-  model = models[0] if models else platform.machine()
-  return f"{os.cpu_count()} cores of {model}, {memory:.0f} GB, Python {platform.python_version()}"
+  _, _, module, *flags = command
+  run_dirs.write_json(path, [*there, provenance.entry(module, flags, started)])
+  return time.monotonic()
 
 
 @contextlib.contextmanager

@@ -13,12 +13,12 @@ _SLOWLY = (
 _GOES_ON = f"""{_SLOWLY}
 for i in range(4):
   if not (out / str(i)).exists():
-    time.sleep(0.3)
+    time.sleep(0.6)
     (out / str(i)).write_text(str(i))
 """
 _STARTS_ANEW = f"""{_SLOWLY}
 for i in range(4):
-  time.sleep(0.3)
+  time.sleep(0.6)
   with (out / "all").open("a") as file:
     file.write(str(i))
 """
@@ -39,17 +39,17 @@ def _outcome(program: str, seconds: float, folder: pathlib.Path):
 
 
 def test_a_job_that_goes_on_differs_in_no_byte(tmp_path):
-  outcome = _outcome(_GOES_ON, 0.8, tmp_path)
+  outcome = _outcome(_GOES_ON, 1.6, tmp_path)
   assert outcome["different"] == 0
   assert 0 < outcome["files_at_kill"] < 4
 
 
 def test_a_job_that_repeats_what_it_had_done_is_caught(tmp_path):
-  assert _outcome(_STARTS_ANEW, 0.8, tmp_path)["different"] > 0
+  assert _outcome(_STARTS_ANEW, 1.6, tmp_path)["different"] > 0
 
 
 def test_a_job_that_ended_before_its_kill_does_not_count(tmp_path):
-  assert _outcome(_GOES_ON, 3.0, tmp_path) is None
+  assert _outcome(_GOES_ON, 30.0, tmp_path) is None
 
 
 def test_a_job_that_fails_is_an_error_with_its_output(tmp_path):
