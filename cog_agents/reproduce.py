@@ -69,6 +69,12 @@ class Place:
   jobs: int = 1
   episodes: int = 250
 
+  @property
+  def data_flags(self) -> list[str]:
+    """Flags of a main that reads datasets."""
+    directories = {"data_dir": self.data_dir, "cache_dir": self.cache_dir}
+    return [f"--{name}={path}" for name, path in directories.items() if path]
+
 
 @dataclasses.dataclass(frozen=True)
 class Status:
@@ -250,8 +256,7 @@ def analyse(prior: str, task: str, place: Place) -> None:
     command = [
       *(sys.executable, "-m", "cog_agents.stitching_main", f"--prior={prior}", f"--task={task}"),
       f"--out={path}",
-      *([f"--data_dir={place.data_dir}"] if place.data_dir else []),
-      *([f"--cache_dir={place.cache_dir}"] if place.cache_dir else []),
+      *place.data_flags,
     ]
     if not path.exists():
       _call(command, folder, lock, never)
@@ -363,8 +368,7 @@ def _train_command(run: grid.Run, steps: int, place: Place) -> list[str]:
   return [
     *(sys.executable, "-m", "cog_agents.train_main", *run.train_flags(steps)),
     *(f"--threads={cores}", f"--workers={cores}", f"--run_dir={place.root / run.name}"),
-    *([f"--data_dir={place.data_dir}"] if place.data_dir else []),
-    *([f"--cache_dir={place.cache_dir}"] if place.cache_dir else []),
+    *place.data_flags,
   ]
 
 
