@@ -254,9 +254,10 @@ def train(
   )
   if manager.latest_checkpoint:
     learner.restore(manager.latest_checkpoint)
-  metrics = Metrics(run_dir, learner.step)
-  with _Monitor(config, schedule, keys, learner) as monitor, interruptible() as interrupted:
-    _train_loop(learner, schedule, manager, metrics, monitor, interrupted)
+  with interruptible() as interrupted:
+    metrics = Metrics(run_dir, learner.step)
+    with _Monitor(config, schedule, keys, learner) as monitor:
+      _train_loop(learner, schedule, manager, metrics, monitor, interrupted)
   metrics.close()
   export(learner, run_dir)
   return learner.step
