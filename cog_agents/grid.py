@@ -48,7 +48,7 @@ RECIPES: Mapping[tuple[str, str], Recipe] = {
   ("place in tray", config_lib.STATE): Recipe(20_000, 2_000, 110.0),
   ("place in tray", config_lib.IMAGE): Recipe(32_000, 4_000, 22.0),
   ("grasp from drawer", config_lib.STATE): Recipe(32_000, 4_000, 100.0, overrides=_SLOW_CRITICS),
-  ("grasp from drawer", config_lib.IMAGE): Recipe(100_000, 5_000, 20.0, overrides=_SLOW_CRITICS),
+  ("grasp from drawer", config_lib.IMAGE): Recipe(48_000, 4_000, 20.0, overrides=_SLOW_CRITICS),
 }
 
 
