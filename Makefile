@@ -109,7 +109,8 @@ $(BUILT): $(DEMO_DATA_DIR)/%.built: | $(INSTALLED)
 	  --config='{"name": "demo", "num_episodes": $(DATASET_EPISODES)}'
 	@touch $@
 
-$(TRAINED): $(DEMO_DIR)/%/trained-$(STEPS): $(BUILT)
+# Whether the data connect is worth knowing before a training.
+$(TRAINED): $(DEMO_DIR)/%/trained-$(STEPS): $(BUILT) | $(DEMO_DIR)/stitching.json
 	$(BIN)/python -m cog_agents.train_main --data_dir=$(DEMO_DATA_DIR) \
 	  --prior=cog_pickplace_prior/demo --task=cog_pickplace_task/demo \
 	  --environment=place_in_tray --method=$* --observation=state \

@@ -283,10 +283,9 @@ def main(argv: list[str] | None = None) -> int:
     )
   if not 1 <= arguments.episodes < len(registry.TRAIN_SEEDS):
     parser.error(f"--episodes={arguments.episodes}: expected 1 to {len(registry.TRAIN_SEEDS) - 1}")
-  started = time.monotonic()
+  command = provenance.Command("benchmarks.collection_main", argv)
   result = measure(arguments.environment, policy, arguments.episodes)
-  shared = provenance.entry("benchmarks.collection_main", argv, started)
-  print(json.dumps({**shared, **result}))
+  print(json.dumps({**command.entry(), "cores": 1, **result}))
   return 0
 
 

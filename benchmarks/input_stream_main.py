@@ -88,6 +88,7 @@ def main(argv: list[str] | None = None) -> int:
   )
   parser.add_argument("--seconds", type=mains.positive, default=60, help="(default: %(default)s)")
   args = parser.parse_args(argv)
+  command = provenance.Command("benchmarks.input_stream_main", argv)
   try:
     result = measure(
       args.datasets.split(","),
@@ -99,8 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     )
   except (experience.DatasetError, tables.TableError) as error:
     parser.error(str(error))
-  shared = provenance.entry("benchmarks.input_stream_main", argv, _STARTED)
-  print(json.dumps({**shared, "seed": _SEED, **result}, indent=1))
+  print(json.dumps({**command.entry(), "seed": _SEED, **result}, indent=1))
   return 0
 
 

@@ -199,11 +199,10 @@ def main(argv: list[str] | None = None) -> int:
   for name in ("kills", "episodes"):
     if getattr(args, name) < 1:
       parser.error(f"--{name}={getattr(args, name)}: expected at least 1")
-  started = time.monotonic()
+  command = provenance.Command("benchmarks.kills_main", argv)
   with tempfile.TemporaryDirectory() as folder:
     result = measure(pathlib.Path(folder), args.kills, args.episodes, args.seed)
-  shared = provenance.entry("benchmarks.kills_main", argv, started)
-  print(json.dumps({**shared, "seed": args.seed, **result}, indent=1))
+  print(json.dumps({**command.entry(), "seed": args.seed, **result}, indent=1))
   return 1 if result["different_bytes"] else 0
 
 

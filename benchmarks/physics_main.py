@@ -12,7 +12,6 @@ import argparse
 import collections
 import json
 import sys
-import time
 
 import numpy as np
 import tqdm
@@ -115,10 +114,9 @@ def main(argv: list[str] | None = None) -> int:
   arguments = parser.parse_args(argv)
   if arguments.episodes < 1:
     parser.error(f"--episodes={arguments.episodes}: expected at least 1")
-  started = time.monotonic()
+  command = provenance.Command("benchmarks.physics_main", argv)
   result = run(arguments.episodes, arguments.first_seed)
-  shared = provenance.entry("benchmarks.physics_main", argv, started)
-  print(json.dumps({**shared, **result}))
+  print(json.dumps({**command.entry(), **result}))
   return int(bool(result["episodes_with_violations"]))
 
 

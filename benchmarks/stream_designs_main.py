@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument(
     "--seconds", type=mains.positive, default=30, help="of each design (default: %(default)s)"
   )
-  started = time.monotonic()
+  command = provenance.Command("benchmarks.stream_designs_main", argv)
   args = parser.parse_args(argv)
   try:
     experience.find(args.dataset, args.data_dir)
@@ -156,9 +156,8 @@ def main(argv: list[str] | None = None) -> int:
     ) as process:
       arguments = (design, args.dataset, args.data_dir, args.cache_dir, args.seconds)
       result[design] = process.submit(measure, *arguments).result()
-  shared = provenance.entry("benchmarks.stream_designs_main", argv, started)
-  shared |= {"seed": _SEED, "dataset": args.dataset, "batch_size": _BATCH_SIZE}
-  print(json.dumps({**shared, "designs": result}, indent=1))
+  shared = {"seed": _SEED, "dataset": args.dataset, "batch_size": _BATCH_SIZE}
+  print(json.dumps({**command.entry(), **shared, "designs": result}, indent=1))
   return 0
 
 

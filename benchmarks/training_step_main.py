@@ -307,10 +307,9 @@ def main(argv: list[str] | None = None) -> int:
       flag, type=mains.positive, default=default, help=f"{what} (default: %(default)s)"
     )
   args = parser.parse_args(argv)
-  started = time.monotonic()
+  command = provenance.Command("benchmarks.training_step_main", argv)
   result = measure(args.observation, args.batch_size, args.steps, args.rounds)
-  shared = provenance.entry("benchmarks.training_step_main", argv, started)
-  print(json.dumps({**shared, "seed": _SEED, **result}, indent=1))
+  print(json.dumps({**command.entry(), "seed": _SEED, **result}, indent=1))
   return 0
 
 

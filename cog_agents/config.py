@@ -54,8 +54,8 @@ class CqlConfig:
   entropy_in_backup: bool = False  # as in CQL(H), appendix A.3
   copy_target_critics: bool = True  # False: the targets start from random weights of their own
 
-  # Actions in the logsumexp, per transition; all are evaluated at s. Appendix A.3 has 1 instead of
-  # CQL's 10, which are so many of each kind.
+  # Actions in the logsumexp, per transition; all are evaluated at s. Appendix A.3 draws 1 of each
+  # kind where CQL draws 10.
   uniform_samples: int = 1
   policy_samples: int = 1  # from pi(.|s)
   next_policy_samples: int = 1  # from pi(.|s')

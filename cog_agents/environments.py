@@ -4,6 +4,7 @@ import contextlib
 import functools
 import signal
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 
 import gymnasium
 import numpy as np
@@ -40,7 +41,7 @@ class ParallelEnvironment(py_environment.PyEnvironment):
     registry.spec(name)  # an unknown name fails here, not in a process
     keys = tuple(observation_keys)
     make = functools.partial(registry.load, name, observation_keys=keys, render_mode=RENDER_MODE)
-    with _ignored_interrupts():
+    with _blocked_interrupts():
       self._vector = async_vector_env.AsyncVectorEnv([make] * num_environments, context="spawn")
     self._seeds: list[int] | None = None
     self._done = np.zeros(num_environments, bool)
@@ -101,10 +102,11 @@ def _spec(space: gymnasium.spaces.Box, name: str) -> array_spec.BoundedArraySpec
 
 
 @contextlib.contextmanager
-def _ignored_interrupts() -> Iterator[None]:
-  """Processes started inside ignore Ctrl-C, which is for the main process to handle."""
-  previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _blocked_interrupts() -> Iterator[None]:
+  """Processes started inside never see Ctrl-C; this one, which handles it, misses none."""
+  resource_tracker.ensure_running()  # or the first process would start it, which unblocks Ctrl-C
+  previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
   try:
     yield
   finally:
-    signal.signal(signal.SIGINT, previous)
+    signal.pthread_sigmask(signal.SIG_SETMASK, previous)

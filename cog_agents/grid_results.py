@@ -41,16 +41,16 @@ def entries(runs: Sequence[grid.Run], place: reproduce.Place) -> list[dict[str, 
     if loaded.diverged_value is not None:
       shared["diverged_value"] = loaded.diverged_value
     shared["converged"] = loaded.diverged_value is None and reproduce.converged(loaded.metrics)
-    entries = report.entries(contents)
-    found += [{**entry, **shared} for entry in entries if entry["environment"] not in now.missing]
+    evaluated = [x for x in report.entries(contents) if x["environment"] not in now.missing]
+    found += [{**entry, **shared} for entry in evaluated]
     for tuned in contents.fine_tunings if run.new_episodes else ():
       if tuned.divergence:
         method = experiments.fine_tuned_name(run.method)
-        entries = _diverged(run, method, [tuned.config["environment"]], tuned.path)
+        of_tuned = _diverged(run, method, [tuned.config["environment"]], tuned.path)
       else:
-        entries = report.entries(dataclasses.replace(contents, runs=(tuned,)))
+        of_tuned = report.entries(dataclasses.replace(contents, runs=(tuned,)))
       curve = _curve(tuned.path, "episodes")
-      found += [{**entry, **shared, "fine_tuning_curve": curve} for entry in entries]
+      found += [{**entry, **shared, "fine_tuning_curve": curve} for entry in of_tuned]
   return found
 
 

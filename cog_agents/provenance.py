@@ -11,21 +11,29 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def entry(module: str, flags: Sequence[str] | None, started: float) -> dict[str, Any]:
-  """Returns the command, the commit, the time and the machine of a command that ends now.
+class Command:
+  """A command that starts now, of the code that is there now."""
 
-  Args:
-    module: that was run.
-    flags: its own; None: those of this process.
-    started: time.monotonic() when it began.
-  """
-  flags = sys.argv[1:] if flags is None else flags
-  return {
-    "command": shlex.join(["python", "-m", module, *flags]),
-    "commit": commit(),
-    "wall_clock_seconds": round(time.monotonic() - started, 1),
-    "machine": machine(),
-  }
+  def __init__(self, module: str, flags: Sequence[str] | None):
+    """Starts the clock.
+
+    Args:
+      module: that is run.
+      flags: its own; None: those of this process.
+    """
+    self.started = time.monotonic()
+    self._line = shlex.join(["python", "-m", module, *(sys.argv[1:] if flags is None else flags)])
+    self._commit = commit()
+
+  def entry(self) -> dict[str, Any]:
+    """Returns the command, the commit, the time that it took until now, and the machine."""
+    seconds = time.monotonic() - self.started
+    return {
+      "command": self._line,
+      "commit": self._commit,
+      "wall_clock_seconds": round(seconds, 1),
+      "machine": machine(),
+    }
 
 
 def commit() -> str | None:
@@ -42,7 +50,7 @@ def commit() -> str | None:
 
 
 def machine() -> str:
-  """Cores, their model, memory and Python, in words."""
+  """Cores, their model, GPUs, memory and Python, in words."""
   memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
   models = [
     line.partition(":")[2].strip()
@@ -50,4 +58,24 @@ def machine() -> str:
     if line.startswith("model name")
   ]
   model = models[0] if models else platform.machine()
-  return f"{os.cpu_count()} cores of {model}, {memory:.0f} GB, Python {platform.python_version()}"
+  parts = [
+    f"{os.cpu_count()} cores of {model}",
+    *_gpus(),
+    f"{memory:.0f} GB",
+    f"Python {platform.python_version()}",
+  ]
+  return ", ".join(parts)
+
+
+def _gpus() -> list[str]:
+  """Names of all GPUs of this machine, whichever the command uses."""
+  try:
+    done = subprocess.run(
+      ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return []
+  return done.stdout.splitlines()

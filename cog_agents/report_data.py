@@ -130,7 +130,11 @@ def load(root_dir: str | os.PathLike) -> Contents:
     root,
     tuple(_run(path) for path in folders if path.parent.name != run_dirs.FINE_TUNINGS),
     tuple(_fine_tuning(path.parent) for path in sorted(root.rglob(tuned))),
-    tuple(json.loads(path.read_text()) for path in sorted(root.rglob(STITCHING_FILENAME))),
+    tuple(
+      json.loads(path.read_text())
+      for path in sorted(root.rglob(STITCHING_FILENAME))
+      if _is_of_a_table(path, root)
+    ),
   )
   shown = [run for run in contents.runs if run.evaluations or run.divergence]
   if shown or contents.fine_tunings or contents.stitchings:

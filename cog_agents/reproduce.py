@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -249,7 +248,10 @@ def analyse(prior: str, task: str, place: Place) -> None:
   Raises:
     ReproduceError: if that fails.
   """
-  folder = place.root / "stitching" / "-".join([*prior.split("/"), *task.split("/")])
+  # With versions: data that were built anew are analysed anew.
+  found = [experience.find(name, place.data_dir).info.full_name for name in (prior, task)]
+  group = grid.ABLATIONS if prior in grid.CUSTOM_CONFIGS else ""  # not of Table 1's report
+  folder = place.root / group / "stitching" / "-".join(found).replace("/", "-")
   never = threading.Event()
   with _locked(folder, never) as lock:
     path = folder / report_data.STITCHING_FILENAME
@@ -275,7 +277,7 @@ def execute(runs: Sequence[grid.Run], place: Place) -> None:
   """Finishes all runs, `place.jobs` at a time; first builds and analyses the data that they need.
 
   Whatever ends this process, the same call goes on: a run that is still going is waited for. Ctrl-C
-  lets every run save a checkpoint.
+  lets every run save a checkpoint. Data that cannot be analysed are trained on all the same.
 
   Raises:
     ReproduceError: if a command failed; the other runs are finished first.
@@ -287,7 +289,10 @@ def execute(runs: Sequence[grid.Run], place: Place) -> None:
   left = [run for run in runs if not status(run, place).is_done]
   for prior, task in dict.fromkeys((run.prior_data, run.task_data) for run in left):
     if prior:
-      analyse(prior, task, place)
+      try:
+        analyse(prior, task, place)
+      except ReproduceError as error:
+        tqdm.tqdm.write(f"{prior} and {task} are not analysed: {error}")
   stopped = threading.Event()
   slots = _slots(place.jobs)
 
@@ -348,7 +353,6 @@ def _finish(
   """Trains and evaluates a run by the commands that a user would give."""
   folder = place.root / run.name
   with _locked(folder, stopped) as lock:
-    started = time.monotonic()
     while not (now := status(run, place)).is_done and not stopped.is_set():
       if not now.is_trained:
         command = _train_command(run, now.steps, place)
@@ -359,8 +363,10 @@ def _finish(
       else:
         command = _finetune_command(run, place)
         codes = (0, mains.DIVERGED)
+      _, _, module, *flags = command
+      begun = provenance.Command(module, flags)
       _call(command, folder, lock, stopped, codes, environment)
-      started = _record(run, place, command, started)
+      _record(folder, begun.entry())
 
 
 def _train_command(run: grid.Run, steps: int, place: Place) -> list[str]:
@@ -390,13 +396,11 @@ def _evaluate_command(run: grid.Run, environment: str, place: Place) -> list[str
   ]
 
 
-def _record(run: grid.Run, place: Place, command: list[str], started: float) -> float:
-  """Adds a command and its time to the run's record; returns the time now."""
-  path = place.root / run.name / RECORD
+def _record(folder: pathlib.Path, entry: dict[str, Any]) -> None:
+  """Adds a command to the record of the run in that folder."""
+  path = folder / RECORD
   there = json.loads(path.read_text()) if path.exists() else []
-  _, _, module, *flags = command
-  run_dirs.write_json(path, [*there, provenance.entry(module, flags, started)])
-  return time.monotonic()
+  run_dirs.write_json(path, [*there, entry])
 
 
 @contextlib.contextmanager
@@ -424,11 +428,16 @@ def _call(
   codes: Sequence[int] = (0,),
   environment: Mapping[str, str] | None = None,
 ) -> None:
-  """Runs a command with its output in the folder's log; Ctrl-C once if `stopped` is set.
+  """Runs a command with its output in the folder's log.
 
-  In the main thread, where Ctrl-C itself arrives, datasets are built and analysed. The command is
-  killed then, with its workers: Beam can miss a Ctrl-C while they start, and a build that was
+  A training or evaluation, which a thread waits for, gets one Ctrl-C when `stopped` is set, and may
+  save a checkpoint. A build or analysis, which the main thread waits for and where Ctrl-C arrives
+  itself, is killed with its workers: Beam can miss a Ctrl-C while they start, and a build that was
   killed goes on.
+
+  Raises:
+    ReproduceError: if the exit status is none of `codes`.
+    KeyboardInterrupt: on Ctrl-C.
   """
   with (folder / _LOG).open("a") as log:
     log.write(" ".join(command) + "\n")
@@ -448,7 +457,8 @@ def _call(
         process.send_signal(signal.SIGINT)
       code = process.wait()
     except KeyboardInterrupt:
-      os.killpg(process.pid, signal.SIGKILL)
+      with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.killpg(process.pid, signal.SIGKILL)
       process.wait()
       raise
   if code not in codes and not stopped.is_set():

@@ -41,9 +41,9 @@ def _parser() -> argparse.ArgumentParser:
   )  # fmt: skip
   experiment.add_argument(
     "--observation", metavar="NAME", default=config_lib.STATE, choices=config_lib.OBSERVATIONS,
-    help="what the agent sees: image, the camera and the robot's own pose, as in the paper, or "
-    "state, that and the object's pose from the simulator, which learns in a third of the time "
-    "(default: %(default)s)",
+    help="what the agent sees: image, the camera and the robot's own pose, as in the paper "
+    "(RELEASED_CODE: the camera alone), or state, the robot's pose with the simulator's object and "
+    "drawers, which learns in a third of the time (default: %(default)s)",
   )  # fmt: skip
   experiment.add_argument(
     "--preset", metavar="NAME", default="FAST", choices=tuple(config_lib.PRESETS),
@@ -99,14 +99,15 @@ def agent_config_of(flags: list[str]) -> config_lib.CqlConfig:
 def agent_config(args: argparse.Namespace) -> config_lib.CqlConfig:
   """Returns the preset with what the method and then the flags override.
 
-  The precision of images, which FAST has from the processor, is that of the run if it is there: it
+  The precision of images, which FAST has from the processor, is that of the run if there is one: it
   goes on as it began on a machine with another processor.
 
   Raises:
     ValueError: for an unknown field, or a value that does not fit.
   """
   agent = config_lib.load_preset(args.preset, args.observation)
-  if (pathlib.Path(args.run_dir) / run_dirs.CONFIG).exists():
+  has_begun = (pathlib.Path(args.run_dir) / run_dirs.CONFIG).exists()
+  if has_begun and agent == config_lib.FAST_IMAGE:
     there = run_dirs.read_config(args.run_dir).get("agent", {})
     agent = dataclasses.replace(agent, image_dtype=there.get("image_dtype", agent.image_dtype))
   agent = dataclasses.replace(agent, **experiments.METHODS[args.method].overrides)

@@ -60,8 +60,8 @@ class GraspAndHold(Grasp):
 class Place(ScriptedPolicy):
   """The place component of algorithm 2: carry above the drop point, let go, return to neutral.
 
-  Task data place in the tray in more than 90 % of the episodes (section 6.1), so that every drop
-  point lies there, where algorithm 2 draws one in two.
+  Task data place in the tray in more than 90 % of the episodes (section 6.1), so every drop point
+  lies there, where algorithm 2 draws one in two.
   """
 
   scene_class = scenes.TrayScene

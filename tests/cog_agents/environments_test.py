@@ -1,4 +1,6 @@
+import os
 import pathlib
+import signal
 
 import numpy as np
 import pytest
@@ -71,6 +73,27 @@ def test_no_process_loads_tensorflow(parallel):
     libraries = pathlib.Path(f"/proc/{process.pid}/maps").read_text()
     assert "pybullet" in libraries
     assert "tensorflow" not in libraries
+
+
+def test_ctrl_c_while_the_copies_start_is_not_lost_and_spares_them(monkeypatch):
+  class Interrupted(environments.async_vector_env.AsyncVectorEnv):
+    def __init__(self, *args, **kwargs):
+      os.kill(os.getpid(), signal.SIGINT)
+      super().__init__(*args, **kwargs)
+
+  came = []
+  monkeypatch.setattr(environments.async_vector_env, "AsyncVectorEnv", Interrupted)
+  previous = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+  try:
+    environment = environments.ParallelEnvironment(NAME, KEYS, 2)
+  finally:
+    signal.signal(signal.SIGINT, previous)
+  assert came
+  with environment:
+    for process in environment._vector.processes:
+      os.kill(process.pid, signal.SIGINT)
+    environment.seed(SEEDS)
+    assert environment.reset().step_type.tolist() == [ts.StepType.FIRST] * 2
 
 
 def test_frames_of_all_copies_are_rendered(parallel):

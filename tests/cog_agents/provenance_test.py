@@ -7,13 +7,29 @@ from cog_agents import provenance
 
 def test_the_command_can_be_given_to_a_shell_again(monkeypatch):
   flags = ['--override=image_dtype="float32"', "--out=a b"]
-  started = time.monotonic() - 3.0
-  entry = provenance.entry("cog_agents.train_main", flags, started)
+  command = provenance.Command("cog_agents.train_main", flags)
+  time.sleep(0.2)
+  entry = command.entry()
   assert shlex.split(entry["command"]) == ["python", "-m", "cog_agents.train_main", *flags]
-  assert 3.0 <= entry["wall_clock_seconds"] < 4.0
+  assert entry["wall_clock_seconds"] >= 0.2
   assert "cores of" in entry["machine"]
   monkeypatch.setattr(sys, "argv", ["main.py", "--seed=1"])
-  assert provenance.entry("m", None, started)["command"] == "python -m m --seed=1"
+  assert provenance.Command("m", None).entry()["command"] == "python -m m --seed=1"
+
+
+def test_the_commit_is_that_of_the_start(monkeypatch):
+  monkeypatch.setattr(provenance, "commit", lambda: "a")
+  command = provenance.Command("m", [])
+  monkeypatch.setattr(provenance, "commit", lambda: "b")
+  assert command.entry()["commit"] == "a"
+
+
+def test_the_machine_has_its_gpus(monkeypatch, tmp_path):
+  program = tmp_path / "nvidia-smi"
+  program.write_text("#!/bin/sh\necho 'NVIDIA X'\necho 'NVIDIA Y'\n")
+  program.chmod(0o755)
+  monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+  assert ", NVIDIA X, NVIDIA Y, " in provenance.machine()
 
 
 def test_the_commit_is_that_of_the_code_wherever_one_works(monkeypatch, tmp_path):

@@ -94,6 +94,7 @@ def test_the_links_lead_to_the_sections(open_page):
 def test_everything_that_is_folded_unfolds(open_page):
   driver = open_page()
   folded = driver.find_elements(by.By.CSS_SELECTOR, "details:not([open])")
+  assert folded
   for details in folded:
     inside = details.find_element(by.By.CSS_SELECTOR, "summary ~ *")
     assert not inside.is_displayed()

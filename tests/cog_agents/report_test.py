@@ -30,7 +30,9 @@ def root(tmp_path):
 def test_an_ablation_is_in_no_cell(root, write):
   before = write()
   runs.write_run(root / "state" / "ablations" / "paper" / "seed_0", "cog", "place_in_tray", 0)
+  runs.write_stitching(root / "ablations" / "stitching")
   assert section(write(), "table") == section(before, "table")
+  assert 'href="#stitching"' not in write()
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 import dataclasses
-import fcntl
 import functools
 import html
 import json
@@ -12,7 +11,7 @@ import time
 
 import pytest
 
-from cog_agents import finetune_main, reproduce, reproduce_main, train_main
+from cog_agents import finetune_main, grid, reproduce, reproduce_main, run_dirs, train_main
 from tests import fakes
 from tests.cog_agents.grid_runs import RECIPE, ROWS, RUN, write_run
 
@@ -32,9 +31,9 @@ def data_dir(tmp_path_factory):
   return str(data_dir)
 
 
-def command(tmp_path, data_dir, *flags):
+def command(tmp_path, data_dir, *flags, script=SCRIPT):
   return [
-    *(sys.executable, "-c", SCRIPT, f"--root_dir={tmp_path}/runs", f"--data_dir={data_dir}"),
+    *(sys.executable, "-c", script, f"--root_dir={tmp_path}/runs", f"--data_dir={data_dir}"),
     *("--rows=place_in_tray", "--methods=cog", "--episodes=2", *flags),
   ]
 
@@ -175,7 +174,7 @@ def test_a_killed_grid_goes_on_and_ends_with_results_and_a_report(tmp_path, data
   assert entry["environment"] == "place_in_tray" and entry["episodes"] == 2
   assert entry["wall_clock_seconds"] > 0 and "cores" in entry["machine"]
   verdict = json.loads(
-    (tmp_path / "runs/stitching/cog_pickplace_prior-cog_pickplace_task/stitching.json").read_text()
+    next((tmp_path / "runs/stitching").glob("cog_pickplace_prior-*/stitching.json")).read_text()
   )
   assert f"cog_pickplace_prior and cog_pickplace_task: {verdict['verdict']}" in done.stdout
   page = (tmp_path / "runs" / "report.html").read_text()
@@ -193,20 +192,22 @@ def test_a_killed_grid_goes_on_and_ends_with_results_and_a_report(tmp_path, data
 
 def test_ctrl_c_stops_a_grid_with_checkpoints(tmp_path, data_dir):
   run_dir = tmp_path / "runs" / RUN.name
+  steps = 1_000_000  # for hours
   process = subprocess.Popen(
-    command(tmp_path, data_dir),
+    command(tmp_path, data_dir, script=SCRIPT.replace("1_000, 500", f"{steps}, 500")),
     cwd=ROOT,
     stdout=subprocess.PIPE,
     # A shell that starts these tests in the background has Ctrl-C ignored.
     preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
   )
-  while process.poll() is None and not (run_dir / "tensorboard").exists():
+  while process.poll() is None and not run_dirs.read_metrics(run_dir):
     time.sleep(0.05)
   process.send_signal(signal.SIGINT)
   output, _ = process.communicate(timeout=300)
   assert process.returncode == 130
   assert b"Stopped; the same command goes on." in output
   assert list((run_dir / "checkpoints").glob("*.index"))
+  assert run_dirs.read_metrics(run_dir)[-1]["step"] < steps
 
 
 def test_ctrl_c_while_a_dataset_is_built_ends_the_build(tmp_path):
@@ -223,25 +224,58 @@ def test_ctrl_c_while_a_dataset_is_built_ends_the_build(tmp_path):
   output, _ = process.communicate(timeout=300)
   assert process.returncode == 130
   assert b"Stopped; the same command goes on." in output
-  with log.with_name(".lock").open("w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no process of the build is left
+  # Fails if a process of the build is left.
+  subprocess.run(["flock", "--timeout=30", log.with_name(".lock"), "true"], check=True)
+
+
+def test_data_that_cannot_be_analysed_are_trained_on_all_the_same(tmp_path, monkeypatch, capsys):
+  fakes.write_dataset(tmp_path / "data", "cog_pickplace_prior")
+  fakes.write_dataset(tmp_path / "data", "cog_pickplace_task")  # never rewarded
+  finished = []
+  monkeypatch.setattr(reproduce, "_finish", lambda run, *_: finished.append(run))
+  monkeypatch.setattr(reproduce, "_line", lambda run, place: run.name)
+  reproduce.execute([RUN], reproduce.Place(tmp_path / "runs", data_dir=str(tmp_path / "data")))
+  assert finished == [RUN]
+  output = capsys.readouterr().out
+  assert "cog_pickplace_prior and cog_pickplace_task are not analysed: " in output
+  assert "with a reward" in output
+
+
+def test_a_version_and_data_of_ablations_have_an_analysis_of_their_own(
+  tmp_path, data_dir, monkeypatch
+):
+  def call(command, *_):
+    (out,) = (flag.removeprefix("--out=") for flag in command if flag.startswith("--out="))
+    run_dirs.write_json(pathlib.Path(out), {"verdict": "connected", "sentence": ""})
+
+  monkeypatch.setattr(reproduce, "_call", call)
+  place = reproduce.Place(tmp_path, data_dir=data_dir)
+  reproduce.analyse(*RUN.datasets, place)
+  monkeypatch.setitem(grid.CUSTOM_CONFIGS, "cog_pickplace_prior", {})
+  reproduce.analyse(*RUN.datasets, place)
+  both = "cog_pickplace_prior-1.0.0-cog_pickplace_task-1.0.0/stitching.json"
+  found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("stitching.json")}
+  assert found == {f"stitching/{both}", f"ablations/stitching/{both}"}
 
 
 @pytest.mark.parametrize(
-  ("allowed", "jobs", "expected"),
+  ("count", "allowed", "jobs", "expected"),
   [
-    ("", 2, [{}, {}]),
-    ("3,5", 2, [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]),
-    ("3", 1, [{"CUDA_VISIBLE_DEVICES": "3"}]),
-    ("3", 2, [{"CUDA_VISIBLE_DEVICES": "3", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}] * 2),
+    (0, None, 2, [{}, {}]),
+    (0, "", 2, [{}, {}]),
+    (2, None, 2, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]),
+    (2, "3,5", 2, [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]),
+    (1, "3", 1, [{"CUDA_VISIBLE_DEVICES": "3"}]),
+    (1, "3", 2, [{"CUDA_VISIBLE_DEVICES": "3", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}] * 2),
   ],
 )
-def test_jobs_share_the_gpus(tmp_path, monkeypatch, allowed, jobs, expected):
-  devices = [name for name in allowed.split(",") if name]
-  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
-  monkeypatch.setattr(reproduce.tf.config, "list_physical_devices", lambda kind: devices)
+def test_jobs_share_the_gpus(tmp_path, monkeypatch, count, allowed, jobs, expected):
+  monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+  if allowed is not None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+  monkeypatch.setattr(reproduce.tf.config, "list_physical_devices", lambda kind: [kind] * count)
   found = []
-  together = threading.Barrier(jobs, timeout=60)  # no job is finished before all have begun
+  together = threading.Barrier(jobs, timeout=60)  # no run ends before as many as jobs have begun
 
   def finish(run, place, stopped, environment):
     together.wait()
@@ -251,8 +285,8 @@ def test_jobs_share_the_gpus(tmp_path, monkeypatch, allowed, jobs, expected):
   monkeypatch.setattr(reproduce, "_line", lambda run, place: run.name)
   run = dataclasses.replace(RUN, environments=())
   write_run(tmp_path / run.name, [0.0] * 4, exported=1_000)  # nothing to build or analyse
-  reproduce.execute([run] * jobs, reproduce.Place(tmp_path, jobs=jobs))
-  assert sorted(found, key=str) == sorted(expected, key=str)
+  reproduce.execute([run] * 2 * jobs, reproduce.Place(tmp_path, jobs=jobs))
+  assert sorted(found, key=str) == sorted(expected * 2, key=str)
 
 
 def test_the_command_of_a_fine_tuning_is_one_that_finetune_main_takes(tmp_path):

@@ -254,6 +254,8 @@ def test_a_run_keeps_its_precision_of_images_on_another_processor(tmp_path, monk
   for dtype in config_lib.IMAGE_DTYPES:
     (tmp_path / "config.json").write_text(json.dumps({"agent": {"image_dtype": dtype}}))
     assert train_main.agent_config_of(flags).image_dtype == dtype
+    paper = train_main.agent_config_of([*flags, "--preset=PAPER"])
+    assert paper.image_dtype == config_lib.PAPER.image_dtype  # whatever the run has
   asked = [*flags, '--override=image_dtype="float32"']
   assert train_main.agent_config_of(asked).image_dtype == "float32"
 
