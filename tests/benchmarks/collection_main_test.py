@@ -36,7 +36,7 @@ def test_it_prints_one_json_object_with_rates_and_shares(environment, policy):
   printed = json.loads(result.stdout)
   assert set(printed) == {
     "environment", "policy", "episodes", "first_seed", "shares", "build_fixed_seconds", *RATES,
-    "command", "commit", "wall_clock_seconds", "machine",
+    "cores", "command", "commit", "wall_clock_seconds", "machine",
   }  # fmt: skip
   command = f"python -m benchmarks.collection_main --environment={environment} --episodes=2"
   assert printed["command"] == command and printed["wall_clock_seconds"] > 0
