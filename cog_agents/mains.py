@@ -70,6 +70,12 @@ def add_datasets(parser, prior_is_required: bool = False) -> None:
   )  # fmt: skip
 
 
+def data_flags(data_dir: str | None, cache_dir: str | None) -> list[str]:
+  """Flags of another main that is to read the same datasets."""
+  directories = {"data_dir": data_dir, "cache_dir": cache_dir}
+  return [f"--{name}={path}" for name, path in directories.items() if path]
+
+
 def prior_names(args: argparse.Namespace) -> tuple[str, ...]:
   """The datasets of --prior."""
   return tuple(name for name in args.prior.split(",") if name)

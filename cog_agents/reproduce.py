@@ -70,9 +70,7 @@ class Place:
 
   @property
   def data_flags(self) -> list[str]:
-    """Flags of a main that reads datasets."""
-    directories = {"data_dir": self.data_dir, "cache_dir": self.cache_dir}
-    return [f"--{name}={path}" for name, path in directories.items() if path]
+    return mains.data_flags(self.data_dir, self.cache_dir)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -122,8 +122,7 @@ def _command(run: grid.Run, args: argparse.Namespace) -> str:
     f"--seeds={args.seeds}",
     f"--episodes={args.episodes}",
     f"--root_dir={args.root_dir}",
-    *([f"--data_dir={args.data_dir}"] if args.data_dir else []),
-    *([f"--cache_dir={args.cache_dir}"] if args.cache_dir else []),
+    *mains.data_flags(args.data_dir, args.cache_dir),
     "--jobs=1",
     f"--run={run.name}",
   ]
