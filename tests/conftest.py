@@ -1,6 +1,11 @@
-"""What all tests share: decoded datasets go to a folder of the test run, not to a user's cache."""
+"""What all tests share: the CPU, and a folder of decoded datasets that is not a user's cache."""
+
+import os
 
 import pytest
+
+# Many compare bit for bit, which sums on a GPU are not. CUDA_VISIBLE_DEVICES=0 tests there.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 
 @pytest.fixture(scope="session", autouse=True)
