@@ -229,6 +229,20 @@ CUSTOM_CONFIGS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+# Core-minutes of the build of each dataset that a run may need, for estimates.
+BUILD_CORE_MINUTES: Mapping[str, float] = {
+  "cog_pickplace_prior": 10.4,
+  "cog_pickplace_task": 8.2,
+  "cog_drawer_prior/closed": 33.2,
+  "cog_drawer_prior/blocked_1": 25.0,
+  "cog_drawer_prior/blocked_2": 29.2,
+  "cog_drawer_task": 19.2,
+  "cog_pickplace_prior/no_neutral": 10.2,
+  "cog_pickplace_prior/percent_30": 3.4,
+  "cog_pickplace_prior/percent_10": 1.2,
+}
+
+
 def ablations(observation: str, names: Iterable[str], seeds: Sequence[int]) -> list[Run]:
   """Returns the runs of some rows of the ablation table, those of one seed after another's."""
   monitored = "place_in_tray"

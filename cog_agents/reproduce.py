@@ -162,7 +162,7 @@ def _is_evaluated(folder: pathlib.Path, name: str, steps: int, episodes: int) ->
 
 def plan(runs: Sequence[grid.Run], place: Place) -> str:
   """Returns what is done, what is left, and how long that takes, as text."""
-  lines, seconds = [], 0.0
+  lines, seconds = [], 0.0  # of the runs, one after another
   for run in runs:
     now = status(run, place)
     if now.is_done:
@@ -176,10 +176,12 @@ def plan(runs: Sequence[grid.Run], place: Place) -> str:
       text = f"{now.step} of {now.steps} steps, {len(now.missing)} to evaluate{online}"
       text = f"{text}, {_minutes(left)}"
     lines.append(f"{run.name:<48} {text}")
-  missing = missing_datasets(runs, place)
-  lines += [f"{name:<48} to be built" for name in missing]
-  total = f"{_minutes(seconds / place.jobs)} left with {place.jobs} runs side by side"
-  return "\n".join([*lines, total + (", and the builds" if missing else "")])
+  total = seconds / place.jobs
+  for name in missing_datasets(runs, place):
+    left = 60 * grid.BUILD_CORE_MINUTES[name] / os.cpu_count()
+    total += left
+    lines.append(f"{name:<48} to be built, {_minutes(left)}")
+  return "\n".join([*lines, f"{_minutes(total)} left with {place.jobs} runs side by side"])
 
 
 def seconds_left(run: grid.Run, now: Status, place: Place) -> float:

@@ -75,6 +75,7 @@ def test_the_datasets_are_in_the_catalog_or_built_from_it():
   for run in ALL_RUNS:
     for name in run.datasets:
       assert name in known or name.partition("/")[0] in known and name in grid.CUSTOM_CONFIGS
+      assert name in grid.BUILD_CORE_MINUTES
 
 
 def test_prior_data_start_in_the_condition_of_their_row():

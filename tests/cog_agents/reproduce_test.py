@@ -146,12 +146,16 @@ def test_a_run_that_diverged_is_done(tmp_path):
   assert "diverged: critic is nan" in text and "to be built" not in text
 
 
-def test_the_plan_says_what_is_left_and_which_datasets_are_missing(tmp_path):
+def test_the_plan_says_what_is_left_and_which_datasets_are_missing(tmp_path, monkeypatch):
+  monkeypatch.setattr(reproduce.os, "cpu_count", lambda: 4)
   lines = reproduce.plan([RUN], reproduce.Place(tmp_path, data_dir=str(tmp_path))).splitlines()
   assert lines[0].split() == f"{RUN.name} 0 of 1000 steps, 2 to evaluate, 3 min".split()
   assert [line.split()[0] for line in lines[1:3]] == list(RUN.datasets)
-  assert all("to be built" in line for line in lines[1:3])
-  assert lines[3] == "3 min left with 1 runs side by side, and the builds"
+  minutes = [grid.BUILD_CORE_MINUTES[name] / 4 for name in RUN.datasets]
+  assert [line.split(maxsplit=1)[1] for line in lines[1:3]] == [
+    f"to be built, {round(x)} min" for x in minutes
+  ]
+  assert lines[3] == f"{round(2.6 + sum(minutes))} min left with 1 runs side by side"
 
 
 def test_a_killed_grid_goes_on_and_ends_with_results_and_a_report(tmp_path, data_dir):
