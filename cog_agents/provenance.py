@@ -21,13 +21,13 @@ class Command:
       module: that is run.
       flags: its own; None: those of this process.
     """
-    self.started = time.monotonic()
+    self._started = time.monotonic()
     self._line = shlex.join(["python", "-m", module, *(sys.argv[1:] if flags is None else flags)])
     self._commit = commit()
 
   def entry(self) -> dict[str, Any]:
     """Returns the command, the commit, the time that it took until now, and the machine."""
-    seconds = time.monotonic() - self.started
+    seconds = time.monotonic() - self._started
     return {
       "command": self._line,
       "commit": self._commit,
