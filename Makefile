@@ -109,7 +109,7 @@ $(BUILT): $(DEMO_DATA_DIR)/%.built: | $(INSTALLED)
 	  --config='{"name": "demo", "num_episodes": $(DATASET_EPISODES)}'
 	@touch $@
 
-# Whether the data connect is worth knowing before a training.
+# Whether the data connect is worth knowing before a training; where it cannot be told, it trains.
 $(TRAINED): $(DEMO_DIR)/%/trained-$(STEPS): $(BUILT) | $(DEMO_DIR)/stitching.json
 	$(BIN)/python -m cog_agents.train_main --data_dir=$(DEMO_DATA_DIR) \
 	  --prior=cog_pickplace_prior/demo --task=cog_pickplace_task/demo \
@@ -118,7 +118,7 @@ $(TRAINED): $(DEMO_DIR)/%/trained-$(STEPS): $(BUILT) | $(DEMO_DIR)/stitching.jso
 	@touch $@
 
 $(DEMO_DIR)/stitching.json: $(BUILT)
-	$(BIN)/python -m cog_agents.stitching_main --data_dir=$(DEMO_DATA_DIR) \
+	-$(BIN)/python -m cog_agents.stitching_main --data_dir=$(DEMO_DATA_DIR) \
 	  --prior=cog_pickplace_prior/demo --task=cog_pickplace_task/demo --out=$@
 
 # A pattern with two targets: one call makes both.

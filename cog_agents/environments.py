@@ -103,7 +103,7 @@ def _spec(space: gymnasium.spaces.Box, name: str) -> array_spec.BoundedArraySpec
 
 @contextlib.contextmanager
 def _blocked_interrupts() -> Iterator[None]:
-  """Processes started inside never see Ctrl-C; this one, which handles it, misses none."""
+  """Processes started inside never see Ctrl-C; this one, which handles it here or later, does."""
   resource_tracker.ensure_running()  # or the first process would start it, which unblocks Ctrl-C
   previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
   try:

@@ -20,13 +20,16 @@ def entries(runs: Sequence[grid.Run], place: reproduce.Place) -> list[dict[str, 
     if not now.is_trained or now.new_episodes or not record_path.exists():
       continue
     record = json.loads(record_path.read_text())
+    times = [entry["wall_clock_seconds"] for entry in record]
     shared = {
       "command": [entry["command"] for entry in record],
       "commit": sorted({str(entry["commit"]) for entry in record}),
-      "wall_clock_seconds": round(sum(entry["wall_clock_seconds"] for entry in record), 1),
+      "wall_clock_seconds": round(sum(seconds for seconds in times if seconds is not None), 1),
       "machine": record[-1]["machine"],
       "learning_curve": _curve(folder, "step"),
     }
+    if None in times:
+      shared["commands_without_time"] = times.count(None)
     if changes := reproduce.settings_changed_since(run, folder):
       shared["settings_changed_since"] = changes
     if now.diverged:
@@ -57,7 +60,7 @@ def entries(runs: Sequence[grid.Run], place: reproduce.Place) -> list[dict[str, 
 def _diverged(
   run: grid.Run, method: str, environments: Iterable[str], folder: pathlib.Path
 ) -> list[dict[str, Any]]:
-  """The entries of a training, offline or online, that ended in numbers that are none."""
+  """The entries of a training, offline or online, whose loss became infinite or NaN."""
   divergence = run_dirs.read_divergence(folder)
   return [
     {

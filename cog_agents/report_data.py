@@ -114,7 +114,7 @@ class Cell:
 
 
 def load(root_dir: str | os.PathLike) -> Contents:
-  """Reads what lies in or below a folder, but for ablations (see grid), which are no one's COG.
+  """Reads what lies in or below a folder, but for ablations, which are in no cell of Table 1.
 
   Raises:
     ReportError: if nothing there can be shown: neither a run that was evaluated or that diverged,

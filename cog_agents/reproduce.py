@@ -81,7 +81,7 @@ class Status:
     step: gradient steps taken, as far as they were logged.
     steps: gradient steps that it needs, as far as can be told now.
     is_trained: it has converged, or diverged, or has been extended as often as is allowed.
-    diverged: the message of a training that ended in numbers that are none.
+    diverged: the message of a training whose loss became infinite or NaN.
     missing: conditions that still have to be evaluated.
     new_episodes: that still have to be collected online.
   """
@@ -119,7 +119,8 @@ def status(run: grid.Run, place: Place) -> Status:
   lengths = [run.recipe.steps * (2 + extension) // 2 for extension in range(MAX_EXTENSIONS + 1)]
   exported = run_dirs.exported_steps(folder)
   until_export = [row for row in metrics if row["step"] <= exported]
-  is_trained = exported in lengths and (converged(until_export) or exported == lengths[-1])
+  is_last = exported >= lengths[-1]  # beyond it: trained further by hand, or by an older recipe
+  is_trained = is_last or exported in lengths and converged(until_export)
   steps = exported if is_trained else next(x for x in lengths if x > exported)
   missing = [
     name
@@ -364,9 +365,8 @@ def _finish(
         command = _finetune_command(run, place)
         codes = (0, mains.DIVERGED)
       _, _, module, *flags = command
-      begun = provenance.Command(module, flags)
-      _call(command, folder, lock, stopped, codes, environment)
-      _record(folder, begun.entry())
+      with _recorded(folder, provenance.Command(module, flags)):
+        _call(command, folder, lock, stopped, codes, environment)
 
 
 def _train_command(run: grid.Run, steps: int, place: Place) -> list[str]:
@@ -396,11 +396,17 @@ def _evaluate_command(run: grid.Run, environment: str, place: Place) -> list[str
   ]
 
 
-def _record(folder: pathlib.Path, entry: dict[str, Any]) -> None:
-  """Adds a command to the record of the run in that folder."""
+@contextlib.contextmanager
+def _recorded(folder: pathlib.Path, command: provenance.Command) -> Iterator[None]:
+  """Adds a command to the record of the run in that folder; its time is null if no one sees it end.
+
+  A training that outlives this process is such a command.
+  """
   path = folder / RECORD
   there = json.loads(path.read_text()) if path.exists() else []
-  run_dirs.write_json(path, [*there, entry])
+  run_dirs.write_json(path, [*there, {**command.entry(), "wall_clock_seconds": None}])
+  yield
+  run_dirs.write_json(path, [*there, command.entry()])
 
 
 @contextlib.contextmanager

@@ -147,6 +147,7 @@ def main(argv: list[str] | None = None) -> int:
   print(reproduce.plan(runs, place))
   if args.plan:
     return 0
+  failed = False
   try:
     reproduce.execute(runs, place)
   except KeyboardInterrupt:
@@ -154,19 +155,21 @@ def main(argv: list[str] | None = None) -> int:
     return mains.INTERRUPTED
   except reproduce.ReproduceError as error:
     print(error, file=sys.stderr)
-    return 1
+    failed = True
   if args.run:
-    return 0
+    return int(failed)
   whole = _whole_table(args.table, args.observation, place.root)
   results = grid_results.entries(whole, place)
   run_dirs.write_json(place.root / f"table_{args.table}_{args.observation}.json", results)
+  if not results:
+    return int(failed)
   if args.table == grid.ABLATIONS:
     print(grid_results.ablation_table(results))
-    return 0
+    return int(failed)
   contents, _ = report.write(place.root, place.root / "report.html")
   is_table_1 = args.table == grid.TABLE_1
   print(report.table(contents) if is_table_1 else grid_results.fine_tuning_table(results))
-  return 0
+  return int(failed)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Place(ScriptedPolicy):
   """The place component of algorithm 2: carry above the drop point, let go, return to neutral.
 
   Task data place in the tray in more than 90 % of the episodes (section 6.1), so every drop point
-  lies there, where algorithm 2 draws one in two.
+  lies there; algorithm 2 has only every second one there.
   """
 
   scene_class = scenes.TrayScene

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-# Many compare bit for bit, which sums on a GPU are not. CUDA_VISIBLE_DEVICES=0 tests there.
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# Many tests compare bit for bit, and sums on a GPU are not the same each time.
+os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("COG_TEST_GPUS", "-1")
 
 
 @pytest.fixture(scope="session", autouse=True)

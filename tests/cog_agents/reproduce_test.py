@@ -21,6 +21,13 @@ from cog_agents import grid, reproduce_main
 grid.RECIPES = dict.fromkeys(grid.RECIPES, {RECIPE})
 raise SystemExit(reproduce_main.main())
 """
+FAILING_SCRIPT = f"""
+from cog_agents import reproduce
+def execute(*_):
+  raise reproduce.ReproduceError("a run failed")
+reproduce.execute = execute
+{SCRIPT}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +76,8 @@ def test_a_run_has_converged_when_its_last_quarter_is_hardly_better_than_the_one
     ({"rates": [0.0, 0.0, 0.0, 0.5], "exported": 1_000}, 1_000, 1_500, None),
     # In the extension nothing has converged that had not at the export.
     ({"rates": [0.0, 0.0, 0.0, 0.5, 0.5], "exported": 1_000}, 1_250, 1_500, None),
+    # By an older recipe, or by hand.
+    ({"rates": [0.0] * 4, "every": 750, "exported": 3_000}, 3_000, 3_000, ROWS),
     # The last extension allowed.
     ({"rates": [0.0, 0.0, 0.0, 0.5], "every": 500, "exported": 2_000}, 2_000, 2_000, ROWS),
   ],
@@ -177,6 +186,8 @@ def test_a_killed_grid_goes_on_and_ends_with_results_and_a_report(tmp_path, data
   (entry,) = json.loads((tmp_path / "runs" / "table_1_state.json").read_text())
   assert entry["environment"] == "place_in_tray" and entry["episodes"] == 2
   assert entry["wall_clock_seconds"] > 0 and "cores" in entry["machine"]
+  assert entry["commands_without_time"] == 1  # nobody waited for the first training
+  assert "--steps=1000 " in entry["command"][0]
   verdict = json.loads(
     next((tmp_path / "runs/stitching").glob("cog_pickplace_prior-*/stitching.json")).read_text()
   )
@@ -193,6 +204,14 @@ def test_a_killed_grid_goes_on_and_ends_with_results_and_a_report(tmp_path, data
   assert f"{RUN.name} " in again.stdout and "done, 2000 steps" in again.stdout
   assert "0 min left" in again.stdout
 
+  (tmp_path / "runs" / "table_1_state.json").unlink()
+  failed = subprocess.run(
+    command(tmp_path, data_dir, script=FAILING_SCRIPT), cwd=ROOT, capture_output=True, text=True
+  )
+  assert failed.returncode == 1 and "a run failed" in failed.stderr
+  assert "place_in_tray, state" in failed.stdout  # the table of those that are there
+  assert json.loads((tmp_path / "runs" / "table_1_state.json").read_text()) == [entry]
+
 
 def test_ctrl_c_stops_a_grid_with_checkpoints(tmp_path, data_dir):
   run_dir = tmp_path / "runs" / RUN.name
@@ -204,10 +223,13 @@ def test_ctrl_c_stops_a_grid_with_checkpoints(tmp_path, data_dir):
     # A shell that starts these tests in the background has Ctrl-C ignored.
     preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
   )
-  while process.poll() is None and not run_dirs.read_metrics(run_dir):
-    time.sleep(0.05)
-  process.send_signal(signal.SIGINT)
-  output, _ = process.communicate(timeout=300)
+  try:
+    while process.poll() is None and not run_dirs.read_metrics(run_dir):
+      time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=300)
+  finally:
+    subprocess.run(["pkill", "-KILL", "-f", str(tmp_path)], check=False)
   assert process.returncode == 130
   assert b"Stopped; the same command goes on." in output
   assert list((run_dir / "checkpoints").glob("*.index"))
@@ -224,12 +246,33 @@ def test_ctrl_c_while_a_dataset_is_built_ends_the_build(tmp_path):
   )
   while process.poll() is None and not (log.exists() and "Recording" in log.read_text()):
     time.sleep(0.05)
+  (build,) = children(process.pid)
   process.send_signal(signal.SIGINT)
   output, _ = process.communicate(timeout=300)
   assert process.returncode == 130
   assert b"Stopped; the same command goes on." in output
-  # Fails if a process of the build is left.
-  subprocess.run(["flock", "--timeout=30", log.with_name(".lock"), "true"], check=True)
+  for _ in range(300):
+    if not running(session=build):
+      return
+    time.sleep(0.1)
+  raise AssertionError(f"the build has left processes {running(session=build)}")
+
+
+def children(pid):
+  return [int(x) for x in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def running(session):
+  """Processes of a session but for those that have ended and were not waited for."""
+  found = []
+  for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    try:
+      state, _, _, its_session = path.read_text().rpartition(")")[2].split()[:4]
+    except OSError:  # it has just ended
+      continue
+    if int(its_session) == session and state != "Z":
+      found.append(path.parent.name)
+  return found
 
 
 def test_data_that_cannot_be_analysed_are_trained_on_all_the_same(tmp_path, monkeypatch, capsys):

@@ -92,7 +92,7 @@ def test_a_run_that_was_interrupted_and_killed_ends_like_one_that_was_not(tmp_pa
   process = start(data_dir, broken)
   wait_for_step(process, broken, 60)
   process.send_signal(signal.SIGINT)
-  output, _ = process.communicate(timeout=60)
+  output, _ = process.communicate(timeout=300)
   assert process.returncode == 130
   stopped = int(re.search(r"Stopped after (\d+) of 400 gradient steps", output)[1])
   assert f"ckpt-{stopped}.index" in os.listdir(broken / "checkpoints")
@@ -104,7 +104,7 @@ def test_a_run_that_was_interrupted_and_killed_ends_like_one_that_was_not(tmp_pa
   assert len(run_dirs.read_metrics(broken)) < STEPS / 5
 
   process = start(data_dir, broken)
-  assert process.wait(timeout=60) == 0
+  assert process.wait(timeout=300) == 0
   train.train(
     experiment(preset="FAST"),
     train.Schedule(STEPS, log_every=5, checkpoint_every=50, evaluate_every=0),
