@@ -62,6 +62,7 @@ def random_crop(images: tf.Tensor, padding: int, seed: tf.Tensor) -> tf.Tensor:
   # pixel; a box drawn in by less than half of one keeps rounding from reaching past the edge.
   inset = 0.2
   boxes = tf.concat([(shifts + inset) / last, (shifts + last - inset) / last], axis=1)
+  images = tf.cast(images, tf.float32)  # a GPU has no crop_and_resize of bytes
   return tf.image.crop_and_resize(images, boxes, tf.range(batch), (height, width), "nearest")
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import special
+from tensorflow.python.framework import kernels
 from tf_agents.agents.cql import cql_sac_agent
 from tf_agents.policies import policy_saver
 from tf_agents.trajectories import policy_step, trajectory
@@ -346,16 +347,35 @@ def test_losses_and_gradients_equal_those_written_out(observation):
       np.testing.assert_allclose(own, expected, rtol=0, atol=1e-5 * np.max(np.abs(expected)))
 
 
+def _operations(cfg, observation):
+  """Every operation of a gradient step, as NodeDefs."""
+  train = tf.function(_agent(cfg, observation).train)
+  graph = train.get_concrete_function(_transition(observation)).graph.as_graph_def()
+  return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+
+
 def test_a_step_encodes_each_image_once_for_each_network():
-  agent = _agent(CROPPED, "image")
-  graph = tf.function(agent.train).get_concrete_function(_transition("image")).graph
-  names = [
-    op.type
-    for function in [graph, *graph._functions.values()]
-    for op in (function.get_operations() if function is graph else function.graph.get_operations())
-  ]
+  names = [node.op for node in _operations(CROPPED, "image")]
   # Two target critics and the policy at s', two critics and the policy at s.
   assert names.count("Conv2D") == 6 * len(CROPPED.conv_filters)
+
+
+@pytest.mark.parametrize("image_dtype", config.IMAGE_DTYPES)
+@pytest.mark.parametrize("observation", ["image", "state"])
+def test_every_operation_of_a_step_has_a_kernel_for_gpus(observation, image_dtype):
+  def has_kernel(node):
+    known = kernels.get_registered_kernels_for_op(node.op).kernel
+    return not known or any(
+      kernel.device_type in ("GPU", "DEFAULT")
+      and all(
+        node.attr[limit.name].type in limit.allowed_values.list.type for limit in kernel.constraint
+      )
+      for kernel in known
+    )
+
+  cfg = dataclasses.replace(AVERAGED, image_dtype=image_dtype)
+  missing = {node.op for node in _operations(cfg, observation) if not has_kernel(node)}
+  assert not missing
 
 
 # The agent's losses are what the config says.
