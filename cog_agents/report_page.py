@@ -200,10 +200,11 @@ def learning_curves(contents: Contents) -> str:
   return (
     "<h2>Learning curves (the paper’s Fig. 10)</h2>"
     "<p>Success on the episodes that monitor a training, against gradient steps: each line is the"
-    " mean over the seeds, its band spans their lowest and highest, and a cross marks where a run"
-    " diverged. A run is monitored in the one condition that its --environment names: in a grid"
-    " that to which its prior data belong, or without prior data that in which the task data start."
-    " So BC-oracle, which the paper’s figure has, is in none of the harder conditions."
+    " mean over the seeds that trained so long, its band spans their lowest and highest, and a"
+    " cross marks where a run diverged. A run is monitored in the one condition that its"
+    " --environment names: in a grid that to which its prior data belong, or without prior data"
+    " that in which the task data start. So BC-oracle, which the paper’s figure has, is in none of"
+    " the harder conditions."
     f"</p>{_grid(panels)}{unfolded if diagnostics else ''}"
   )
 
