@@ -276,31 +276,32 @@ def running(session):
 
 
 def test_data_that_cannot_be_analysed_are_trained_on_all_the_same(tmp_path, monkeypatch, capsys):
-  fakes.write_dataset(tmp_path / "data", "cog_pickplace_prior")
-  fakes.write_dataset(tmp_path / "data", "cog_pickplace_task")  # never rewarded
+  fakes.write_dataset(tmp_path / "data", "some_prior")
+  fakes.write_dataset(tmp_path / "data", "some_task")  # never rewarded
+  run = dataclasses.replace(RUN, prior_data="some_prior", task_data="some_task")
   finished = []
   monkeypatch.setattr(reproduce, "_finish", lambda run, *_: finished.append(run))
   monkeypatch.setattr(reproduce, "_line", lambda run, place: run.name)
-  reproduce.execute([RUN], reproduce.Place(tmp_path / "runs", data_dir=str(tmp_path / "data")))
-  assert finished == [RUN]
+  reproduce.execute([run], reproduce.Place(tmp_path / "runs", data_dir=str(tmp_path / "data")))
+  assert finished == [run]
   output = capsys.readouterr().out
-  assert "cog_pickplace_prior and cog_pickplace_task are not analysed: " in output
+  assert "some_prior and some_task are not analysed: " in output
   assert "with a reward" in output
 
 
-def test_a_version_and_data_of_ablations_have_an_analysis_of_their_own(
-  tmp_path, data_dir, monkeypatch
-):
+def test_a_version_and_data_of_ablations_have_an_analysis_of_their_own(tmp_path, monkeypatch):
   def call(command, *_):
     (out,) = (flag.removeprefix("--out=") for flag in command if flag.startswith("--out="))
     run_dirs.write_json(pathlib.Path(out), {"verdict": "connected", "sentence": ""})
 
   monkeypatch.setattr(reproduce, "_call", call)
-  place = reproduce.Place(tmp_path, data_dir=data_dir)
-  reproduce.analyse(*RUN.datasets, place)
-  monkeypatch.setitem(grid.CUSTOM_CONFIGS, "cog_pickplace_prior", {})
-  reproduce.analyse(*RUN.datasets, place)
-  both = "cog_pickplace_prior-1.0.0-cog_pickplace_task-1.0.0/stitching.json"
+  for name in ("some_prior", "some_task"):
+    fakes.write_dataset(tmp_path / "data", name)
+  place = reproduce.Place(tmp_path, data_dir=str(tmp_path / "data"))
+  reproduce.analyse("some_prior", "some_task", place)
+  monkeypatch.setitem(grid.CUSTOM_CONFIGS, "some_prior", {})
+  reproduce.analyse("some_prior", "some_task", place)
+  both = "some_prior-1.0.0-some_task-1.0.0/stitching.json"
   found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("stitching.json")}
   assert found == {f"stitching/{both}", f"ablations/stitching/{both}"}
 
