@@ -1,7 +1,9 @@
+import contextlib
 import dataclasses
 import functools
 import html
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -223,13 +225,18 @@ def test_ctrl_c_stops_a_grid_with_checkpoints(tmp_path, data_dir):
     # A shell that starts these tests in the background has Ctrl-C ignored.
     preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
   )
+  training = []
   try:
     while process.poll() is None and not run_dirs.read_metrics(run_dir):
+      training = children(process.pid)
       time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=300)
   finally:
-    subprocess.run(["pkill", "-KILL", "-f", str(tmp_path)], check=False)
+    process.kill()
+    for pid in training:
+      with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
   assert process.returncode == 130
   assert b"Stopped; the same command goes on." in output
   assert list((run_dir / "checkpoints").glob("*.index"))
