@@ -13,6 +13,7 @@ _STARTED = time.monotonic()  # before the imports, which a first batch waits for
 
 import argparse  # noqa: E402
 import json  # noqa: E402
+import pathlib  # noqa: E402
 import resource  # noqa: E402
 import sys  # noqa: E402
 
@@ -22,6 +23,7 @@ from cog_agents import experience, mains, provenance, tables  # noqa: E402
 _SEED = 0  # of the draws
 _SAMPLE_SECONDS = 5.0
 _MEGABYTE = 1 << 20
+_MEMORY_LIMIT = 4_000  # megabytes that a stream may take, whatever the dataset's size
 
 
 def measure(
@@ -68,6 +70,24 @@ def _resident_megabytes() -> int:
   return round(pages * resource.getpagesize() / _MEGABYTE)
 
 
+def plot(result: dict, file: pathlib.Path) -> None:
+  """Writes resident memory over time, of what `measure` returned, as a PNG."""
+  import matplotlib.figure  # here, since neither the first batch nor the memory is to have it
+
+  figure = matplotlib.figure.Figure(figsize=(6.4, 3.2), layout="constrained")
+  axes = figure.add_subplot()
+  seconds, megabytes = zip(*((s["seconds"], s["mb"]) for s in result["rss_mb"]), strict=True)
+  axes.plot(seconds, megabytes)
+  axes.set_ylim(0, max(_MEMORY_LIMIT, *megabytes))
+  axes.set_xlabel("seconds after the first batch")
+  axes.set_ylabel("resident memory, MB")
+  axes.set_title(
+    f"{result['transitions']:,} transitions, {result['transitions_per_second']:,.0f} a second"
+  )
+  file.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(file, dpi=150)
+
+
 def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     prog="python -m benchmarks.input_stream_main",
@@ -87,6 +107,9 @@ def main(argv: list[str] | None = None) -> int:
     "--batch_size", type=mains.positive, default=256, help="(default: %(default)s)"
   )
   parser.add_argument("--seconds", type=mains.positive, default=60, help="(default: %(default)s)")
+  parser.add_argument(
+    "--plot", type=pathlib.Path, metavar="FILE", help="PNG of memory over time to write"
+  )
   args = parser.parse_args(argv)
   command = provenance.Command("benchmarks.input_stream_main", argv)
   try:
@@ -100,6 +123,8 @@ def main(argv: list[str] | None = None) -> int:
     )
   except (experience.DatasetError, tables.TableError) as error:
     parser.error(str(error))
+  if args.plot:
+    plot(result, args.plot)
   print(json.dumps({**command.entry(), "seed": _SEED, **result}, indent=1))
   return 0
 
