@@ -96,38 +96,39 @@ prism: $(INSTALLED)
 DATASETS := cog_pickplace_prior cog_pickplace_task
 METHODS := cog no_prior bc
 
-BUILT := $(DATASETS:%=$(DEMO_DATA_DIR)/%.built)
-TRAINED := $(METHODS:%=$(DEMO_DIR)/%/trained-$(STEPS))
-EVALUATED := $(METHODS:%=$(DEMO_DIR)/%/evaluations/place_in_tray.json) \
-  $(METHODS:%=$(DEMO_DIR)/%/evaluations/place_in_tray_held.json)
+# What is finished, with what it was made of in its name: other values are not passed over.
+DEMO_CONFIG := demo_$(DATASET_EPISODES)
+BUILT := $(DATASETS:%=$(DEMO_DATA_DIR)/%-$(DEMO_CONFIG).built)
+TRAINED := $(METHODS:%=$(DEMO_DIR)/%/trained-$(DEMO_CONFIG)-seed_$(SEED)-$(STEPS))
+EVALUATED := $(TRAINED:%=%-evaluated-$(EPISODES))
 
 demo: $(EVALUATED) $(DEMO_DIR)/stitching.json
 	@$(BIN)/python -m cog_agents.report_main --root_dir=$(DEMO_DIR) --out=$(DEMO_DIR)/report.html
 
-$(BUILT): $(DEMO_DATA_DIR)/%.built: | $(INSTALLED)
+$(BUILT): $(DEMO_DATA_DIR)/%-$(DEMO_CONFIG).built: | $(INSTALLED)
 	$(BIN)/tfds build $* --imports=cog_datasets.register --data_dir=$(DEMO_DATA_DIR) \
-	  --config='{"name": "demo", "num_episodes": $(DATASET_EPISODES)}'
+	  --config='{"name": "$(DEMO_CONFIG)", "num_episodes": $(DATASET_EPISODES)}'
 	@touch $@
 
 # Whether the data connect is worth knowing before a training; where it cannot be told, it trains.
-$(TRAINED): $(DEMO_DIR)/%/trained-$(STEPS): $(BUILT) | $(DEMO_DIR)/stitching.json
+$(TRAINED): $(DEMO_DIR)/%/trained-$(DEMO_CONFIG)-seed_$(SEED)-$(STEPS): \
+    $(BUILT) | $(DEMO_DIR)/stitching.json
 	$(BIN)/python -m cog_agents.train_main --data_dir=$(DEMO_DATA_DIR) \
-	  --prior=cog_pickplace_prior/demo --task=cog_pickplace_task/demo \
+	  --prior=cog_pickplace_prior/$(DEMO_CONFIG) --task=cog_pickplace_task/$(DEMO_CONFIG) \
 	  --environment=place_in_tray --method=$* --observation=state \
 	  --seed=$(SEED) --steps=$(STEPS) --threads=1 --run_dir=$(DEMO_DIR)/$*
 	@touch $@
 
 $(DEMO_DIR)/stitching.json: $(BUILT)
 	-$(BIN)/python -m cog_agents.stitching_main --data_dir=$(DEMO_DATA_DIR) \
-	  --prior=cog_pickplace_prior/demo --task=cog_pickplace_task/demo --out=$@
+	  --prior=cog_pickplace_prior/$(DEMO_CONFIG) --task=cog_pickplace_task/$(DEMO_CONFIG) --out=$@
 
-# A pattern with two targets: one call makes both.
-$(DEMO_DIR)/%/evaluations/place_in_tray.json $(DEMO_DIR)/%/evaluations/place_in_tray_held.json: \
-    $(DEMO_DIR)/%/trained-$(STEPS)
-	$(BIN)/python -m cog_agents.evaluate_main --run_dir=$(DEMO_DIR)/$* \
+$(EVALUATED): %-evaluated-$(EPISODES): %
+	$(BIN)/python -m cog_agents.evaluate_main --run_dir=$(@D) \
 	  --environment=place_in_tray --episodes=$(EPISODES)
-	$(BIN)/python -m cog_agents.evaluate_main --run_dir=$(DEMO_DIR)/$* \
+	$(BIN)/python -m cog_agents.evaluate_main --run_dir=$(@D) \
 	  --environment=place_in_tray_held --episodes=$(EPISODES)
+	@touch $@
 
 # ---- tables ----
 

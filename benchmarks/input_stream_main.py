@@ -23,7 +23,7 @@ from cog_agents import experience, mains, provenance, tables  # noqa: E402
 _SEED = 0  # of the draws
 _SAMPLE_SECONDS = 5.0
 _MEGABYTE = 1 << 20
-_MEMORY_LIMIT = 4_000  # megabytes that a stream may take, whatever the dataset's size
+_PLOTTED_MEGABYTES = 4_000  # the least that the axis shows
 
 
 def measure(
@@ -78,7 +78,7 @@ def plot(result: dict, file: pathlib.Path) -> None:
   axes = figure.add_subplot()
   seconds, megabytes = zip(*((s["seconds"], s["mb"]) for s in result["rss_mb"]), strict=True)
   axes.plot(seconds, megabytes)
-  axes.set_ylim(0, max(_MEMORY_LIMIT, *megabytes))
+  axes.set_ylim(0, max(_PLOTTED_MEGABYTES, *megabytes))
   axes.set_xlabel("seconds after the first batch")
   axes.set_ylabel("resident memory, MB")
   axes.set_title(

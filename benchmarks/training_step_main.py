@@ -229,15 +229,21 @@ def measure(observation: str, batch_size: int, steps: int, rounds: int) -> dict[
   speeds = {name: steps / statistics.median(times) for name, times in seconds.items()}
   peaks = {dtype: peak_flops(dtype) for dtype in config_lib.IMAGE_DTYPES}
   num_features = _num_features(config, data)
-  flops = {dtype: flops_per_step(config, num_features, has_image) for dtype in dtypes}
-  flops |= {d + SAME_WORK: flops_per_step(same_work, num_features, has_image) for d in dtypes}
-  achieved = {name: speeds[name] * count for name, count in flops.items()}
+  flops, flops_of_same_work = (
+    flops_per_step(x, num_features, has_image) for x in (config, same_work)
+  )
+  achieved = {
+    name: speed * (flops_of_same_work if name.endswith(SAME_WORK) else flops)
+    for name, speed in speeds.items()
+    if name != STOCK
+  }
   return {
     "observation": observation,
     "batch_size": batch_size,
     "steps_per_second": {name: round(speed, 3) for name, speed in speeds.items()},
-    "times_stock": {name: round(speeds[name] / speeds[STOCK], 2) for name in flops},
+    "times_stock": {name: round(speeds[name] / speeds[STOCK], 2) for name in achieved},
     "flops_per_step": flops,
+    "flops_per_step" + SAME_WORK: flops_of_same_work,
     "peak_flops": {dtype: round(peak) for dtype, peak in peaks.items()},
     "achieved_flops": {name: round(count) for name, count in achieved.items()},
     "share_of_peak": {

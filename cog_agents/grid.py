@@ -46,9 +46,9 @@ _SLOW_CRITICS = {
 }
 RECIPES: Mapping[tuple[str, str], Recipe] = {
   ("place in tray", config_lib.STATE): Recipe(20_000, 2_000, 110.0),
-  ("place in tray", config_lib.IMAGE): Recipe(32_000, 4_000, 22.0),
+  ("place in tray", config_lib.IMAGE): Recipe(32_000, 4_000, 15.0),
   ("grasp from drawer", config_lib.STATE): Recipe(32_000, 4_000, 100.0, overrides=_SLOW_CRITICS),
-  ("grasp from drawer", config_lib.IMAGE): Recipe(32_000, 4_000, 20.0, overrides=_SLOW_CRITICS),
+  ("grasp from drawer", config_lib.IMAGE): Recipe(32_000, 4_000, 14.0, overrides=_SLOW_CRITICS),
 }
 
 

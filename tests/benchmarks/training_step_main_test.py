@@ -56,6 +56,21 @@ def test_the_stock_agent_has_the_layers_of_ours(observation, tmp_path, monkeypat
   assert sizes(stock) == sizes(ours)
 
 
+def test_images_are_cropped_in_the_stream_or_in_the_step(tmp_path, monkeypatch):
+  monkeypatch.setattr(training_step_main, "_TRANSITIONS", 50)
+  data = training_step_main.synthetic_experience("image", tmp_path)
+  small = dataclasses.replace(config.RELEASED_CODE, batch_size=4)
+  plain, cropped = (
+    next(iter(stream(data, small))).time_step.observation["image"].numpy()
+    for stream in (training_step_main._stream, training_step_main._cropped_stream)
+  )
+  assert plain.shape == cropped.shape
+  assert plain.dtype == cropped.dtype
+  # Shifted images have rows or columns of zeros, where random ones have none.
+  assert (plain.mean(axis=(2, 3)) > 0).all() and (plain.mean(axis=(1, 3)) > 0).all()
+  assert not ((cropped.mean(axis=(2, 3)) > 0).all() and (cropped.mean(axis=(1, 3)) > 0).all())
+
+
 def test_it_prints_one_object(capsys, monkeypatch):
   monkeypatch.setattr(training_step_main, "_MATMUL_SIZE", 64)
   monkeypatch.setattr(training_step_main, "_TRANSITIONS", 50)
@@ -67,10 +82,11 @@ def test_it_prints_one_object(capsys, monkeypatch):
   assert result["peak_flops"].keys() == {"float32", "bfloat16"}
   for name in ours:
     speed = result["steps_per_second"][name]
-    flops = speed * result["flops_per_step"][name]
+    of_same_work = "_same_work" if name.endswith("_same_work") else ""
+    flops = speed * result["flops_per_step" + of_same_work]
     assert result["achieved_flops"][name] == pytest.approx(flops, rel=0.1)
     assert result["times_stock"][name] == pytest.approx(
       speed / result["steps_per_second"]["stock"], rel=0.1
     )
-  # An action fewer in the log-sum-exp: the same work takes fewer operations.
-  assert result["flops_per_step"]["float32_same_work"] < result["flops_per_step"]["float32"]
+  # An action fewer in the log-sum-exp.
+  assert result["flops_per_step_same_work"] < result["flops_per_step"]

@@ -3,6 +3,7 @@
 What a runner needs and this machine lacks is the reason for which its tests are skipped.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -82,8 +83,12 @@ def _until(condition) -> None:
 def _has_worker(running: processes.Processes, machine: int) -> bool:
   """Whether the worker pool of a machine has started a process for a job."""
   group = running.group(cluster.pool_name(machine))
-  found = subprocess.run(["pgrep", "-g", str(group)], capture_output=True, text=True, check=True)
-  return len(found.stdout.split()) > 1
+  found = 0
+  for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    with contextlib.suppress(OSError):  # the process has just ended
+      fields = path.read_text().rpartition(")")[2].split()
+      found += int(fields[2]) == group
+  return found > 1
 
 
 def test_a_machine_is_killed_while_a_dataset_is_built(runner, started, local, tmp_path):
