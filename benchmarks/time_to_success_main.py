@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     )
   parser.add_argument(
     "--dir", type=pathlib.Path, metavar="DIR",
-    help="where to make the folder, which needs 4 GB with the tray and 8 GB with the drawer, and is "
+    help="where to make the folder, which needs 4 GB with the tray, 8 GB with the drawer, and is "
     "removed in the end (default: that of temporary files)",
   )  # fmt: skip
   args = parser.parse_args(argv)
