@@ -9,6 +9,9 @@ from typing import Any
 from cog_agents import experiments, grid, report, report_data, reproduce, run_dirs
 from collection import statistics
 
+# Before the first new episode there are but the first two.
+_FINE_TUNING_CURVE = ("episodes", "success_rate", "collected_success_rate", "entropy")
+
 
 def entries(runs: Sequence[grid.Run], place: reproduce.Place) -> list[dict[str, Any]]:
   """Returns what report.json has of the conditions that are done, and how each came about."""
@@ -26,7 +29,7 @@ def entries(runs: Sequence[grid.Run], place: reproduce.Place) -> list[dict[str, 
       "commit": sorted({str(entry["commit"]) for entry in record}),
       "wall_clock_seconds": round(sum(seconds for seconds in times if seconds is not None), 1),
       "machine": record[-1]["machine"],
-      "learning_curve": _curve(folder, "step"),
+      "learning_curve": _curve(folder, ("step", "success_rate")),
     }
     if None in times:
       shared["commands_without_time"] = times.count(None)
@@ -52,7 +55,7 @@ def entries(runs: Sequence[grid.Run], place: reproduce.Place) -> list[dict[str, 
         of_tuned = _diverged(run, method, [tuned.config["environment"]], tuned.path)
       else:
         of_tuned = report.entries(dataclasses.replace(contents, runs=(tuned,)))
-      curve = _curve(tuned.path, "episodes")
+      curve = _curve(tuned.path, _FINE_TUNING_CURVE)
       found += [{**entry, **shared, "fine_tuning_curve": curve} for entry in of_tuned]
   return found
 
@@ -76,10 +79,10 @@ def _diverged(
   ]
 
 
-def _curve(folder: pathlib.Path, key: str) -> list[dict[str, float]]:
-  """Success on the monitoring episodes against `key`."""
+def _curve(folder: pathlib.Path, keys: Sequence[str]) -> list[dict[str, float]]:
+  """What the evaluations on monitoring episodes have of `keys`."""
   rows = run_dirs.read_metrics(folder)
-  return [{x: row[x] for x in (key, "success_rate")} for row in rows if "success_rate" in row]
+  return [{x: row[x] for x in keys if x in row} for row in rows if "success_rate" in row]
 
 
 def fine_tuning_table(entries: Sequence[dict[str, Any]]) -> str:

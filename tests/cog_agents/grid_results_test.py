@@ -37,12 +37,19 @@ def test_the_results_have_a_fine_tuning_that_diverged(tmp_path):
   (folder / "reproduce.json").write_text(RECORD)
   tuned = folder / "finetune" / "place_in_tray"
   tuned.mkdir(parents=True)
-  (tuned / "metrics.jsonl").write_text('{"step": 1000, "episodes": 0, "success_rate": 0.5}\n')
+  rows = [
+    {"step": 1000, "episodes": 0, "success_rate": 0.5},
+    {"step": 1100, "episodes": 10, "success_rate": 0.4, "entropy": 5.0, "loss": 1.0},
+  ]
+  (tuned / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   (tuned / "diverged.json").write_text('{"step": 1200, "message": "critic is nan"}')
   (entry,) = grid_results.entries([run], reproduce.Place(tmp_path, episodes=2))
   assert (entry["environment"], entry["method"]) == ("place_in_tray", "cog_finetuned")
   assert (entry["steps"], entry["diverged"]) == (1_200, "critic is nan")
-  assert entry["fine_tuning_curve"] == [{"episodes": 0, "success_rate": 0.5}]
+  assert entry["fine_tuning_curve"] == [
+    {"episodes": 0, "success_rate": 0.5},
+    {"episodes": 10, "success_rate": 0.4, "entropy": 5.0},
+  ]
 
 
 def test_a_run_that_has_no_record_yet_is_not_among_the_results(tmp_path):
