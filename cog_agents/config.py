@@ -93,8 +93,9 @@ class CqlConfig:
     if self.uniform_samples + self.policy_samples + self.next_policy_samples < 1:
       raise ValueError(f"the logsumexp of Eq. 1 needs at least one sampled action: {self}")
     check_name("image_dtype", self.image_dtype, IMAGE_DTYPES)
-    if self.n_step < 1:
-      raise ValueError(f"n_step must be at least 1, got {self.n_step}")
+    for name in ("batch_size", "n_step"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
   def observation_keys(self, observation: str) -> tuple[str, ...]:
     """Keys of the environment's observation dict that a run with --observation uses."""

@@ -79,7 +79,10 @@ class ParallelEnvironment(py_environment.PyEnvironment):
     return np.stack(self._vector.call("render"))
 
   def close(self) -> None:
-    self._vector.close()
+    with contextlib.suppress(ConnectionError, EOFError):  # a signal has ended some of them
+      self._vector.close()
+      return
+    self._vector.close(terminate=True)
 
   def _reset(self) -> ts.TimeStep:
     observation, _ = self._vector.reset(seed=self._seeds)

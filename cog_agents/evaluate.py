@@ -5,7 +5,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import imageio
@@ -186,6 +186,22 @@ def summarize(trials: Sequence[Trial]) -> dict[str, Any]:
   }
 
 
+def check_task(run_dir: str | os.PathLike, run: Mapping[str, Any], environment_name: str) -> None:
+  """Checks that an environment has the task of a run, whose config.json is `run`.
+
+  Raises:
+    ValueError: if there is no such environment.
+    RunError: if it has another task; the message lists those that have the run's.
+  """
+  task = registry.spec(run["environment"]).task
+  if registry.spec(environment_name).task is not task:
+    same = [name for name, row in registry.ENVIRONMENTS.items() if row.task is task]
+    raise run_dirs.RunError(
+      f"{run_dir} learned another task than that of {environment_name!r}; "
+      f"expected one of: {', '.join(same)}"
+    )
+
+
 def evaluate_run(
   run_dir: str | os.PathLike,
   environment_name: str | None = None,
@@ -212,12 +228,13 @@ def evaluate_run(
 
   Raises:
     ValueError: if there is no such environment.
-    RunError: if there is no run or no exported policy in `run_dir`.
+    RunError: if there is no run or no exported policy in `run_dir`, or its task is another.
   """
   started = time.monotonic()
   run_dir = pathlib.Path(run_dir)
   run = run_dirs.read_config(run_dir)
   name = environment_name or run["environment"]
+  check_task(run_dir, run, name)
   seeds = registry.EVALUATION_SEEDS[:num_episodes]
   export = run_dirs.latest_export(run_dir)
   kinds = (

@@ -196,6 +196,9 @@ def load(
 def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
   """Returns a reader of the dataset NAME[/CONFIG][:VERSION], which needs no code but TFDS's.
 
+  Without CONFIG it is the default one, and in a folder that does not say which that is, as where a
+  dataset was published, the only one.
+
   Raises:
     DatasetError: if there is none (the message lists the datasets found in `data_dir`), or its
       description is damaged.
@@ -209,8 +212,14 @@ def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
       f" {error}. Copy these files again"
     ) from error
   except (tfds.core.DatasetNotFoundError, ValueError) as error:  # the latter: not even a name
-    found = ", ".join(list_datasets(data_dir)) or "none"
-    raise DatasetError(f"unknown dataset {name!r}; datasets in {place}: {found}") from error
+    found = list_datasets(data_dir)
+    plain, _, version = name.partition(":")
+    configs = {x.partition(":")[0] for x in found if x.startswith(f"{plain}/")}
+    if len(configs) == 1:
+      return find(":".join([*configs, *([version] if version else [])]), data_dir)
+    raise DatasetError(
+      f"unknown dataset {name!r}; datasets in {place}: {', '.join(found) or 'none'}"
+    ) from error
 
 
 def list_datasets(data_dir: str | None = None) -> list[str]:

@@ -130,6 +130,16 @@ PAPER_TABLE: Mapping[tuple[str, str], float | None] = {
 }
 
 
+def conditions(environment: str, method_name: str) -> list[str]:
+  """Conditions that a run of a method serves that is monitored in this one: those of its data."""
+  row, uses_prior = ROWS[environment], method(method_name).uses_prior
+  return [
+    name
+    for name, other in ROWS.items()
+    if other.task_data == row.task_data and (not uses_prior or other.prior_data == row.prior_data)
+  ]
+
+
 def method(name: str) -> Method:
   """Returns the method of that name.
 

@@ -73,13 +73,7 @@ def configure(run_dir: str | os.PathLike, environment_name: str) -> train.Experi
     raise run_dirs.RunError(
       f"{run_dir} is a run of the method {run['method']!r}; expected one of train_main: {known}"
     )
-  task = registry.spec(run["environment"]).task
-  if registry.spec(environment_name).task is not task:
-    same = [name for name, row in registry.ENVIRONMENTS.items() if row.task is task]
-    raise run_dirs.RunError(
-      f"{run_dir} learned another task than that of {environment_name!r}; "
-      f"expected one of: {', '.join(same)}"
-    )
+  evaluate.check_task(run_dir, run, environment_name)
   method = experiments.fine_tuned_name(run["method"])
   agent = config_lib.CqlConfig(**config_lib.with_tuples(run["agent"]))
   names = {field.name for field in dataclasses.fields(train.ExperimentConfig)}

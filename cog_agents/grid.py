@@ -123,14 +123,11 @@ def table_1(
 
 
 def _monitored(name: str, method: str) -> str:
-  row = experiments.ROWS[name]
   uses_prior = experiments.method(method).uses_prior
   (monitored,) = (
     other
-    for other, x in experiments.ROWS.items()
-    if x.task_data == row.task_data
-    and x.is_training_condition != uses_prior
-    and (x.prior_data == row.prior_data or not uses_prior)
+    for other in experiments.conditions(name, method)
+    if experiments.ROWS[other].is_training_condition != uses_prior
   )
   return monitored
 

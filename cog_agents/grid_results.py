@@ -47,9 +47,13 @@ def entries(runs: Sequence[grid.Run], place: reproduce.Place) -> list[dict[str, 
     if loaded.diverged_value is not None:
       shared["diverged_value"] = loaded.diverged_value
     shared["converged"] = loaded.diverged_value is None and reproduce.converged(loaded.metrics)
-    evaluated = [x for x in report.entries(contents) if x["environment"] not in now.missing]
+    # Another table may have evaluated the run in more conditions than this one.
+    done = set(run.environments) - set(now.missing)
+    evaluated = [x for x in report.entries(contents) if x["environment"] in done]
     found += [{**entry, **shared} for entry in evaluated]
-    for tuned in contents.fine_tunings if run.new_episodes else ():
+    for tuned in contents.fine_tunings:
+      if not run.new_episodes or tuned.config["environment"] != run.monitored:
+        continue
       if tuned.divergence:
         method = experiments.fine_tuned_name(run.method)
         of_tuned = _diverged(run, method, [tuned.config["environment"]], tuned.path)

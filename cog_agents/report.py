@@ -44,12 +44,14 @@ def table(contents: report_data.Contents) -> str:
   """Returns Table 1 as text: our success rates above the paper's, for each condition."""
   cells = report_data.cells(contents.runs)
   methods = [x for x in experiments.PAPER_METHODS if any(key[2] == x for key in cells)]
-  lines = ["".join([" " * 44, *(f"{experiments.METHODS[m].title:<22}" for m in methods)]).rstrip()]
+  width = 22 + len(", 1 diverged") * any(cell.trials and cell.diverged for cell in cells.values())
+  titles = "".join(f"{experiments.METHODS[m].title:<{width}}" for m in methods)
+  lines = [f"{'':<44}{titles}".rstrip()]
   for observation, environment in dict.fromkeys(key[:2] for key in cells):
     row = [cells.get((observation, environment, m)) for m in methods]
     paper = [experiments.PAPER_TABLE[environment, m] for m in methods]
-    ours = "".join(f"{_text(cell):<22}" for cell in row)
-    papers = "".join(f"{'-' if x is None else f'{x:.2f}':<22}" for x in paper)
+    ours = "".join(f"{_text(cell):<{width}}" for cell in row)
+    papers = "".join(f"{'-' if x is None else f'{x:.2f}':<{width}}" for x in paper)
     lines.append(f"{environment + ', ' + observation:<36}{'ours':<8}{ours}".rstrip())
     lines.append(f"{'':<36}{'paper':<8}{papers}".rstrip())
   return "\n".join(lines) if cells else "No run has been evaluated."
@@ -90,7 +92,8 @@ def _text(cell: report_data.Cell | None) -> str:
   if cell.rate is None:
     return "diverged"
   low, high = cell.interval
-  return f"{cell.rate:.2f} [{low:.2f}, {high:.2f}]"
+  partly = f", {len(cell.diverged)} diverged" if cell.diverged else ""
+  return f"{cell.rate:.2f} [{low:.2f}, {high:.2f}]{partly}"
 
 
 def _write_aside(path: pathlib.Path, text: str) -> None:

@@ -129,7 +129,11 @@ def load(root_dir: str | os.PathLike) -> Contents:
   contents = Contents(
     root,
     tuple(_run(path) for path in folders if path.parent.name != run_dirs.FINE_TUNINGS),
-    tuple(_fine_tuning(path.parent) for path in sorted(root.rglob(tuned))),
+    tuple(
+      _fine_tuning(path.parent)
+      for path in sorted(root.rglob(tuned))
+      if path.parent.name in experiments.ROWS  # not one that was set aside
+    ),
     tuple(
       json.loads(path.read_text())
       for path in sorted(root.rglob(STITCHING_FILENAME))
@@ -161,8 +165,8 @@ def cells(runs: Sequence[Run]) -> dict[tuple[str, str, str], Cell]:
     for evaluation in run.evaluations:
       key = evaluation["observation"], evaluation["environment"], evaluation["method"]
       trials.setdefault(key, []).append((run, evaluation))
-    if run.divergence:
-      diverged.setdefault(_key(run), []).append(run)
+    for key in _keys(run) if run.divergence else ():
+      diverged.setdefault(key, []).append(run)
   return {
     key: Cell(tuple(trials.get(key, ())), tuple(diverged.get(key, ())))
     for key in in_order({*trials, *diverged})
@@ -200,8 +204,11 @@ def pooled_rate(evaluations: Iterable[dict[str, Any]]) -> float | None:
   return successes / episodes if evaluations else None
 
 
-def _key(run: Run) -> tuple[str, str, str]:
-  return run.config["observation"], run.config["environment"], run.config["method"]
+def _keys(run: Run) -> list[tuple[str, str, str]]:
+  """Of the cells that a run is for: of the conditions that its data serve."""
+  method = run.config["method"]
+  conditions = experiments.conditions(run.config["environment"], method)
+  return [(run.config["observation"], name, method) for name in conditions]
 
 
 def _run(path: pathlib.Path) -> Run:

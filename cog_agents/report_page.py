@@ -2,6 +2,7 @@
 
 import base64
 import html
+import itertools
 import pathlib
 import string
 from collections.abc import Sequence
@@ -509,9 +510,12 @@ def runs_list(rows: Sequence[dict[str, Any]]) -> str:
   """Every row of report.json."""
   if not rows:
     return ""
-  head = "".join(f'<th scope="col">{name.replace("_", " ")}</th>' for name in rows[0])
+  names = list(dict.fromkeys(itertools.chain(*rows)))  # cloning has one more
+  head = "".join(f'<th scope="col">{name.replace("_", " ")}</th>' for name in names)
   body = "".join(
-    "<tr>" + "".join(f"<td>{html.escape(_plain(value))}</td>" for value in row.values()) + "</tr>"
+    "<tr>"
+    + "".join(f"<td>{html.escape(_plain(row.get(name, '')))}</td>" for name in names)
+    + "</tr>"
     for row in rows
   )
   return (

@@ -292,7 +292,7 @@ def execute(runs: Sequence[grid.Run], place: Place) -> None:
     if prior:
       try:
         analyse(prior, task, place)
-      except ReproduceError as error:
+      except (ReproduceError, experience.DatasetError) as error:
         tqdm.tqdm.write(f"{prior} and {task} are not analysed: {error}")
   stopped = threading.Event()
   slots = _slots(place.jobs)

@@ -6,6 +6,7 @@ python -m cog_agents.reproduce_main --table=1 --observation=state --seeds=3 --ro
 import argparse
 import os
 import pathlib
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -92,8 +93,9 @@ def _table(
 
 def _whole_table(name: str, observation: str, root: pathlib.Path) -> list[grid.Run]:
   """Every run of a table, with the seeds that the folder has runs of."""
-  folders = root.glob(f"{observation}/*/*/seed_*")
-  seeds = sorted({int(folder.name.removeprefix("seed_")) for folder in folders})
+  names = [folder.name for folder in root.glob(f"{observation}/*/*/*")]
+  found = [re.fullmatch(r"seed_(\d+)", name) for name in names]  # not seed_0_old, which is aside
+  seeds = sorted({int(match[1]) for match in found if match})
   return _table(name, observation, _ROWS[name], experiments.METHODS, seeds)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 import tqdm
 from tf_agents.agents import tf_agent
 from tf_agents.policies import policy_saver
@@ -231,8 +232,13 @@ def train(
   run_dir = pathlib.Path(run_dir)
   names = config.dataset_names()
   keys = config.agent.observation_keys(config.observation)
-  found = [experience.find(name, data_dir).info.full_name for name in names]
-  record = {**dataclasses.asdict(config), "observation_keys": keys, "datasets": found}
+  found = [experience.find(name, data_dir) for name in names]
+  _check_task(found[-1], config.environment)
+  record = {
+    **dataclasses.asdict(config),
+    "observation_keys": keys,
+    "datasets": [builder.info.full_name for builder in found],
+  }
   refuse_other_run(run_dir, record)
   if divergence := run_dirs.read_divergence(run_dir):
     raise DivergenceError(divergence["message"])
@@ -263,6 +269,22 @@ def train(
   return learner.step
 
 
+def _check_task(task_data: tfds.core.DatasetBuilder, environment_name: str) -> None:
+  """Checks that task data were recorded for the task of an environment, if they say for which.
+
+  Raises:
+    DatasetError: if it was another.
+  """
+  recorded = (task_data.info.metadata or {}).get("environment")
+  if recorded not in registry.ENVIRONMENTS:
+    return
+  if registry.spec(recorded).task is not registry.spec(environment_name).task:
+    raise experience.DatasetError(
+      f"{task_data.info.full_name} was recorded in {recorded!r}, for another task than that of"
+      f" {environment_name!r}"
+    )
+
+
 def _train_loop(learner, schedule, manager, metrics, monitor, interrupted) -> None:
   progress = tqdm.tqdm(
     total=schedule.steps, initial=learner.step, desc="train", unit="steps", smoothing=0.05
@@ -283,8 +305,13 @@ def _train_loop(learner, schedule, manager, metrics, monitor, interrupted) -> No
       row = {"step": step, **learner.pop_metrics()}
       row["steps_per_second"] = round((step - timed_from) / seconds, 2)
       if schedule.evaluates_at(step):
-        row.update(monitor.evaluate())
-        progress.set_postfix(success=row["success_rate"])
+        try:
+          row.update(monitor.evaluate())
+        except (ConnectionError, EOFError):
+          if not interrupted():
+            raise
+          # SIGTERM went to the simulators, too, as from a scheduler that ends a job.
+        progress.set_postfix(success=row.get("success_rate"))
       metrics.write(row)
       if step % schedule.checkpoint_every == 0:
         manager.save(step)

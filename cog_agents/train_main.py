@@ -55,8 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     help="replaces a field of the preset, the value as JSON; may be repeated: --override=n_step=1",
   )  # fmt: skip
   experiment.add_argument(
-    "--seed", type=int, default=0, help="of weights, batches and samples (default: %(default)s)"
-  )
+    "--seed", type=mains.not_negative, default=0,
+    help="of weights, batches and samples (default: %(default)s)",
+  )  # fmt: skip
   experiment.add_argument(
     "--steps", type=mains.positive, default=20_000,
     help="gradient steps in all; more than before continue a run (default: %(default)s)",
@@ -122,8 +123,11 @@ def main(argv: list[str] | None = None) -> int:
   except ValueError as error:
     parser.error(str(error))
   prior = mains.prior_names(args)
+  data = experiments.METHODS[args.method].data
   if experiments.METHODS[args.method].uses_prior and not prior:
     parser.error(f"--method={args.method} needs --prior")
+  if args.prior_share is not None and data is not experiments.Data.UNION:
+    parser.error(f"--prior_share: --method={args.method} draws no batch from prior and task data")
   for flag in ("evaluate_every", "checkpoint_every"):
     if getattr(args, flag) % args.log_every:
       parser.error(f"--{flag}={getattr(args, flag)} is no multiple of --log_every={args.log_every}")

@@ -91,13 +91,17 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
       ValueError: if something else is there under the name: other scripts or other seeds.
     """
     overwrite = download_config is not None and download_config.download_mode.overwrite_dataset
-    if self.is_prepared() and not overwrite:
-      self._check_contents()
-    else:
-      self._remove_incomplete()
-    super().download_and_prepare(download_config=download_config, **kwargs)
-    if not (self.data_path / manifest.FILENAME).exists():
-      manifest.write(self.data_path)
+    was_prepared = self.is_prepared()
+    with disk.alone(self.data_path.parent, f"the build of {self.info.full_name}"):
+      if self.is_prepared() and not overwrite:
+        if not was_prepared:  # by another process, while this one waited
+          self.info.read_from_directory(self.data_path)
+        self._check_contents()
+      else:
+        self._remove_incomplete()
+      super().download_and_prepare(download_config=download_config, **kwargs)
+      if not (self.data_path / manifest.FILENAME).exists():
+        manifest.write(self.data_path)
 
   def _remove_incomplete(self):
     """Removes what TFDS leaves, under another name each time, of builds killed at their end."""

@@ -52,11 +52,13 @@ class Entry:
   excluded_outcome: str | None = None
 
   def __post_init__(self):
-    for script, _ in self.scripts:
+    for script, probability in self.scripts:
       if script not in scripted_policies.SCRIPTS:
         raise ValueError(f"unknown script {script!r}; known: {sorted(scripted_policies.SCRIPTS)}")
       scene_class = registry.spec(self.start(script)).task.scene_class
       scripted_policies.script(script).check_scene(scene_class)
+      if probability < 0:
+        raise ValueError(f"the probability of {script!r} is {probability}, less than 0")
     total = sum(probability for _, probability in self.scripts)
     if not np.isclose(total, 1.0):
       raise ValueError(f"the probabilities of {self.scripts} sum to {total}, not to 1")

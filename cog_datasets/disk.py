@@ -2,9 +2,12 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Iterator
+from typing import IO
 
 from etils import epath
 
@@ -46,6 +49,39 @@ def resumable(folder: epath.Path, purpose: str) -> Iterator[None]:
       f"the disk of {folder} is full. What {purpose} has finished is kept there: make room and run"
       " the same command again, or remove the folder"
     ) from error
+
+
+@contextlib.contextmanager
+def alone(folder: epath.Path, purpose: str) -> Iterator[None]:
+  """Holds a folder, which is made, against other processes that call this; waits for them.
+
+  A process that ends, however it does, holds nothing. An object store has no such lock.
+  """
+  if "://" in os.fspath(folder):
+    yield
+    return
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / ".lock"
+  with _lock(path, purpose):
+    try:
+      yield
+    finally:
+      path.unlink()
+
+
+def _lock(path: epath.Path, purpose: str) -> IO[str]:
+  """Returns a file, open, on which no other process has a lock."""
+  while True:
+    lock = open(path, "w")
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(f"{purpose} waits for another process that writes to {path.parent}", file=sys.stderr)
+      fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+        return lock
+    lock.close()  # of a file that the other process has removed
 
 
 def _free(folder: epath.Path) -> int | None:

@@ -15,8 +15,9 @@ from collection import manifest
 
 SCHEME = "hf://datasets/"
 # Of a refused request (no such owner, no right to write) and of a connection that is not there:
-# what the HTTP client below huggingface_hub raises, whichever that is.
-HTTPError = errors.HfHubHTTPError.__mro__[1]
+# what the HTTP client below huggingface_hub raises, whichever that is; when a file was asked for,
+# an error of its own.
+UNREACHED = (errors.HfHubHTTPError.__mro__[1], errors.LocalEntryNotFoundError)
 
 _REPOSITORY = "dataset"  # of the kinds that the Hub has
 
@@ -48,7 +49,7 @@ class HubFolder:
     name = f"{self.path}/{manifest.FILENAME}"
     try:
       path = self.api.hf_hub_download(self.repository, name, repo_type=_REPOSITORY)
-    except errors.EntryNotFoundError:
+    except errors.RemoteEntryNotFoundError:  # which a Hub that does not answer is not
       return None
     return json.loads(epath.Path(path).read_text())
 

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     publish.publish(source, target)
   except (ValueError, disk.DiskError) as error:
     parser.error(str(error))
-  except hub.HTTPError as error:
+  except hub.UNREACHED as error:
     parser.error(f"{target}: {error}. The same command goes on where this one stopped")
   print(f"published {target}\n{_how_to_read(target, args.destination)}")
   return 0

@@ -23,7 +23,7 @@ class Processes:
   Each process leads a group of its own, with whatever it starts, as a machine of a cluster would.
 
   Args:
-    log_dir: gets NAME.log of each process; is made.
+    log_dir: gets NAME.log of each process, in the place of an older one; is made.
   """
 
   def __init__(self, log_dir: pathlib.Path):
@@ -57,7 +57,7 @@ class Processes:
       RuntimeError: if it ends instead, or is not ready in time; the message shows the end of its
         log.
     """
-    with open(self.log_path(name), "ab") as log:
+    with open(self.log_path(name), "wb") as log:
       process = subprocess.Popen(
         [*_UNTIL_PARENT_ENDS, *command],
         stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -65,9 +65,12 @@ class Processes:
       )  # fmt: skip
     self._running[name] = process
     deadline = time.monotonic() + _START_SECONDS
-    while not is_ready():
+    while True:
+      ready = is_ready()
       if process.poll() is not None:
         raise RuntimeError(f"{name} ended with {process.returncode}:\n{self._tail(name)}")
+      if ready:
+        return
       if time.monotonic() > deadline:
         raise RuntimeError(f"{name} is not ready after {_START_SECONDS} s:\n{self._tail(name)}")
       time.sleep(_POLL_SECONDS)

@@ -100,8 +100,21 @@ def relabel(
   for record in itertools.islice(members[0].records(), 1):
     relabelled(record, reward_labels.parse(label))  # an outcome that is missing is missing in all
   digest = _source_digest(members)
-  if folder.exists():
-    return _changes_there(folder, digest, label)
+  with disk.alone(folder.parent, f"relabelling {source.info.full_name}"):
+    if folder.exists():
+      return _changes_there(folder, digest, label)
+    return _write(source, members, label, digest, folder, options)
+
+
+def _write(
+  source: tfds.core.DatasetBuilder,
+  members: list[prepared.Shard],
+  label: str,
+  digest: str,
+  folder: epath.Path,
+  options: pipeline_options.PipelineOptions | None,
+) -> Changes:
+  """Writes the new dataset, or what is missing of it, and gives it its name."""
   unfinished = folder.parent / f".unfinished_{folder.name}_{_run_digest(digest, label)}"
   unfinished.mkdir(parents=True, exist_ok=True)
   shards_lib.remove_unfinished(unfinished)

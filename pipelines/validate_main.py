@@ -45,9 +45,12 @@ def main(argv: list[str] | None = None) -> int:
   for violation in violations:
     print(violation)
   episodes = sum(split.num_examples for split in source.info.splits.values())
-  if not violations:
+  folder = epath.Path(source.data_dir)
+  if violations:
+    (folder / manifest.VALIDATION).unlink(missing_ok=True)  # of a time when fewer were simulated
+  else:
     facts = {"episodes": episodes, "simulate_every": args.simulate_every}
-    manifest.write_validation(epath.Path(source.data_dir), facts)
+    manifest.write_validation(folder, facts)
   print(f"{source.info.full_name}: {len(violations)} violations in {episodes} episodes")
   return 1 if violations else 0
 

@@ -94,8 +94,12 @@ def write_dataset(
   num_steps: int = 5,
   rewarded: bool = False,
   has_images: bool = False,
+  environment: str | None = None,
 ) -> list[FakeEpisode]:
-  """Writes the dataset `name` under `data_dir` and returns the episodes of its train split."""
+  """Writes the dataset `name` under `data_dir` and returns the episodes of its train split.
+
+  With an `environment` its metadata say that it was recorded there.
+  """
   train = [episode(name, i, num_steps, rewarded, has_images) for i in range(num_episodes)]
   splits = splits or {"train": train, "validation": train[:1]}
   image_keys = {key for fakes in splits.values() for fake in fakes for key in fake.observations}
@@ -104,7 +108,10 @@ def write_dataset(
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
-      return self.dataset_info_from_configs(features=_features(specs.IMAGE in image_keys))
+      metadata = tfds.core.MetadataDict(environment=environment) if environment else None
+      return self.dataset_info_from_configs(
+        features=_features(specs.IMAGE in image_keys), metadata=metadata
+      )
 
     def _split_generators(self, dl_manager):
       del dl_manager

@@ -80,7 +80,11 @@ def test_an_unknown_name_lists_the_known_ones(call, known):
 
 @pytest.mark.parametrize(
   "values",
-  [{"uniform_samples": 0, "policy_samples": 0, "next_policy_samples": 0}, {"n_step": 0}],
+  [
+    {"uniform_samples": 0, "policy_samples": 0, "next_policy_samples": 0},
+    {"n_step": 0},
+    {"batch_size": 0},
+  ],
 )
 def test_impossible_values_are_refused(values):
   with pytest.raises(ValueError, match="at least"):

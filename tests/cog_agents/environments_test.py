@@ -96,6 +96,14 @@ def test_ctrl_c_while_the_copies_start_is_not_lost_and_spares_them(monkeypatch):
     assert environment.reset().step_type.tolist() == [ts.StepType.FIRST] * 2
 
 
+def test_copies_that_a_signal_ended_can_be_closed():
+  environment = environments.ParallelEnvironment(NAME, KEYS, 2)
+  for process in environment._vector.processes:
+    process.terminate()
+    process.join()
+  environment.close()
+
+
 def test_frames_of_all_copies_are_rendered(parallel):
   parallel.seed(SEEDS)
   parallel.reset()

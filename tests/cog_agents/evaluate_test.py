@@ -139,6 +139,15 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
     evaluate.evaluate_run(tmp_path, num_episodes=1, num_workers=1, num_video_episodes=0)
 
 
+def test_a_run_is_not_evaluated_in_another_task(tmp_path):
+  config = {"method": "cog", "environment": "place_in_tray", "observation_keys": KEYS}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  with pytest.raises(run_dirs.RunError, match="one of: place_in_tray_held, place_in_tray$"):
+    evaluate.evaluate_run(
+      tmp_path, "drawer_closed", num_episodes=1, num_workers=1, num_video_episodes=0
+    )
+
+
 def test_a_run_without_a_policy_says_so(tmp_path):
   config = {"method": "cog", "environment": "place_in_tray", "observation_keys": KEYS}
   (tmp_path / "config.json").write_text(json.dumps(config))

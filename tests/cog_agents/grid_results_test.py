@@ -52,6 +52,21 @@ def test_the_results_have_a_fine_tuning_that_diverged(tmp_path):
   ]
 
 
+def test_a_condition_that_another_table_evaluated_is_not_among_the_results(tmp_path):
+  write_run(tmp_path / RUN.name, [0.0] * 4, exported=1_000, evaluated=ROWS)
+  (tmp_path / RUN.name / "reproduce.json").write_text(RECORD)
+  config = {"method": "cog", "environment": "place_in_tray", "observation": "state", "seed": 0}
+  (tmp_path / RUN.name / "config.json").write_text(json.dumps({**config, "agent": {"gamma": 0.97}}))
+  for name in ROWS:
+    path = tmp_path / RUN.name / "evaluations" / f"{name}.json"
+    rates = {"success_rate": 0.5, "interval": [0.1, 0.9], "success_at_end_rate": 0.5}
+    there = {**json.loads(path.read_text()), **config, **rates, "environment": name, "trials": []}
+    path.write_text(json.dumps(there))
+  run = dataclasses.replace(RUN, environments=("place_in_tray",))
+  (entry,) = grid_results.entries([run], reproduce.Place(tmp_path, episodes=2))
+  assert entry["environment"] == "place_in_tray"
+
+
 def test_a_run_that_has_no_record_yet_is_not_among_the_results(tmp_path):
   write_run(tmp_path / RUN.name, [0.0] * 4, exported=1_000, evaluated=ROWS)
   place = reproduce.Place(tmp_path, episodes=2)

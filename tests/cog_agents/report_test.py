@@ -52,11 +52,11 @@ def section(page, name):
 
 
 def cell(page, method):
-  """Text of the only row of Table 1 from state observations, in the column of a method."""
+  """Text of the last row of Table 1 from state observations, in the column of a method."""
   table = section(page, "table").split("simulator’s state")[1]
   columns = re.findall(r'<th scope="col">(.*?)</th>', table)
   cells = re.findall(r"<td>(?=<span)(.*?)</td>", table, re.DOTALL)
-  text = dict(zip(columns, cells, strict=True))[experiments.METHODS[method].title]
+  text = dict(zip(columns, cells[-len(columns) :], strict=True))[experiments.METHODS[method].title]
   return " ".join(re.sub("<[^>]*>", " ", text).split())
 
 
@@ -149,6 +149,36 @@ def test_a_method_of_which_some_seeds_diverged_shows_both(root, write):
   runs.write_run(root / "sac_1", "sac", "place_in_tray", seed=1, diverged_at=50)
   text = cell(write(), "sac")
   assert text.startswith("0.03 ") and "1 run diverged at step 50" in text and "2 seeds" in text
+  assert "0.03 [0.01, 0.08], 1 diverged" in report.table(report_data.load(root))
+
+
+def test_a_run_that_diverged_counts_in_every_condition_that_it_is_for(tmp_path):
+  runs.write_run(tmp_path / "sac", "sac", "drawer_closed", diverged_at=50)
+  runs.write_run(tmp_path / "no_prior", "no_prior", "drawer_open", diverged_at=50)
+  cells = report_data.cells(report_data.load(tmp_path).runs)
+  drawers = ["drawer_open", "drawer_closed", "drawer_blocked_1", "drawer_blocked_2"]
+  assert [key[1] for key in cells if key[2] == "sac"] == drawers[:2]
+  assert [key[1] for key in cells if key[2] == "no_prior"] == drawers
+
+
+@pytest.mark.parametrize("cloning_first", [True, False])
+def test_rows_of_runs_have_their_values_under_their_names(cloning_first):
+  rows = [{"seed": 1, "greedy_success_rate": 0.5, "run_dir": "a"}, {"seed": 2, "run_dir": "b"}]
+  page = report_page.runs_list(rows if cloning_first else rows[::-1])
+  head = re.findall("<th[^>]*>(.*?)</th>", page)
+  found = [
+    dict(zip(head, re.findall("<td>(.*?)</td>", row), strict=True))
+    for row in re.findall("<tr>(<td>.*?)</tr>", page)
+  ]
+  assert {row["run dir"]: row["greedy success rate"] for row in found} == {"a": "0.500", "b": ""}
+
+
+def test_a_fine_tuning_that_was_set_aside_is_not_shown(root):
+  runs.write_fine_tuning(root / "cog_0", "place_in_tray", [0.5, 0.9])
+  runs.write_fine_tuning(root / "cog_0", "place_in_tray_old", [0.1])
+  report.write(root, root / "report.html")
+  (tuned,) = report_data.load(root).fine_tunings
+  assert tuned.path.name == "place_in_tray"
 
 
 @pytest.mark.parametrize("value, shown", [(300.0, False), (-2.5e5, True), (400.0, True)])

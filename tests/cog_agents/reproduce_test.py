@@ -370,6 +370,13 @@ def test_a_failing_command_is_shown_with_the_end_of_its_output(tmp_path, data_di
   assert "exited with 2" in done.stderr and "holds a run with another configuration" in done.stderr
 
 
+def test_a_run_that_was_set_aside_is_of_no_table(tmp_path):
+  for name in ("seed_1", "seed_0_old"):
+    (tmp_path / RUN.name).with_name(name).mkdir(parents=True)
+  runs = reproduce_main._whole_table("1", "state", tmp_path)
+  assert {run.seed for run in runs} == {1}
+
+
 def test_the_list_has_a_command_for_each_run_that_does_that_run(capsys):
   flags = ["--table=1", "--observation=state", "--seeds=2", "--root_dir=a b", "--data_dir=d"]
   assert reproduce_main.main([*flags, "--methods=cog", f"--rows={','.join(ROWS)}", "--list"]) == 0

@@ -271,6 +271,49 @@ def test_an_unknown_dataset_leaves_no_run_behind(tmp_path, data_dir):
   assert not (tmp_path / "run").exists()
 
 
+def test_a_signal_that_ends_the_simulators_too_leaves_a_checkpoint(tmp_path, data_dir):
+  command = [
+    *(sys.executable, "-m", "cog_agents.train_main", "--prior=prior", "--task=task"),
+    *(f"--data_dir={data_dir}", "--environment=place_in_tray", f"--run_dir={tmp_path}"),
+    *("--steps=100000", "--log_every=5", "--checkpoint_every=100000", "--evaluate_every=5"),
+    *(f"--override={name}={json.dumps(value)}" for name, value in SMALL.items()),
+  ]
+  process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE)
+  while process.poll() is None and not run_dirs.read_metrics(tmp_path):
+    time.sleep(0.05)
+  os.killpg(process.pid, signal.SIGTERM)  # as `timeout` and schedulers do
+  _, errors = process.communicate(timeout=120)
+  assert process.returncode == 130, errors.decode()
+  assert list((tmp_path / "checkpoints").glob("*.index"))
+
+
+def test_task_data_of_another_task_are_refused(tmp_path):
+  fakes.write_dataset(tmp_path, "prior", environment="place_in_tray")
+  fakes.write_dataset(tmp_path, "task", environment="drawer_open")
+  with pytest.raises(experience.DatasetError, match="'drawer_open', for another task than that of"):
+    train.train(experiment(), schedule(200), tmp_path / "run", tmp_path)
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--seed=-1"], "expected at least 0, got -1"),
+    (["--override=batch_size=0"], "batch_size must be at least 1, got 0"),
+    (["--method=bc_init", "--prior_share=0.5"], "--method=bc_init draws no batch from prior and"),
+  ],
+)
+def test_flags_that_cannot_be_followed_are_refused(tmp_path, capsys, flags, message):
+  with pytest.raises(SystemExit):
+    train_main.main(
+      [
+        *("--prior=prior", "--task=task", "--environment=place_in_tray"),
+        *(f"--run_dir={tmp_path / 'run'}", *flags),
+      ]
+    )
+  assert message in capsys.readouterr().err
+
+
 def test_metrics_keep_what_the_checkpoint_knows_and_drop_the_rest(tmp_path):
   lines = [json.dumps({"step": step, "loss": 0.5}) for step in (2, 4, 6)]
   (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 8, "lo')

@@ -407,6 +407,20 @@ def test_the_command_writes_the_same_bytes_with_two_workers(
   assert_same_dataset(entry, data_dir, tmp_path)
 
 
+def test_two_builds_of_a_dataset_at_once_make_one(data_dir, tmp_path):
+  entry = catalog.CATALOG[0]
+  command = [
+    *(sys.executable, "-m", "tensorflow_datasets.scripts.cli.main", "build", entry.name),
+    *(f"--data_dir={tmp_path}", f"--config={json.dumps(tiny_config(entry))}"),
+    "--imports=cog_datasets.register",
+  ]
+  builds = [subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE) for _ in range(2)]
+  errors = [build.communicate()[1].decode() for build in builds]
+  assert [build.returncode for build in builds] == [0, 0], "\n".join(errors)
+  assert sum("waits for another process" in text for text in errors) == 1
+  assert_same_dataset(entry, data_dir, tmp_path)
+
+
 def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
   data_dir, tmp_path, monkeypatch
 ):

@@ -192,6 +192,11 @@ def test_probabilities_that_do_not_sum_to_one_are_refused():
     dataclasses.replace(catalog.CATALOG[0], scripts=(("grasp", 0.9),))
 
 
+def test_a_negative_probability_is_refused():
+  with pytest.raises(ValueError, match="probability of 'random' is -0.5"):
+    dataclasses.replace(catalog.CATALOG[0], scripts=(("grasp", 1.5), ("random", -0.5)))
+
+
 def test_a_script_that_starts_in_another_scene_is_refused():
   with pytest.raises(ValueError, match="script 'open_drawer' acts in a DrawerScene, not in a Tray"):
     dataclasses.replace(catalog.CATALOG[0], scripts=(("open_drawer", 1.0),))

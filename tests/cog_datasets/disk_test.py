@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import subprocess
+import threading
 import time
 
 import pytest
@@ -104,6 +105,22 @@ def test_publishing_that_does_not_fit_leaves_nothing_to_be_found(small_disk, tas
 
 def test_object_stores_have_no_limit():
   disk.check(epath.Path("gs://bucket/data"), 10**18, "a copy")
+
+
+def test_one_process_at_a_time_has_a_folder(tmp_path, capfd):
+  entered = threading.Event()
+
+  def enter():
+    with disk.alone(tmp_path, "a build"):
+      entered.set()
+
+  with disk.alone(tmp_path, "another build"):
+    other = threading.Thread(target=enter)
+    other.start()
+    assert not entered.wait(0.5)
+  other.join()
+  assert entered.is_set()
+  assert f"a build waits for another process that writes to {tmp_path}" in capfd.readouterr().err
 
 
 def test_other_errors_stay_what_they_are(tmp_path):

@@ -58,7 +58,8 @@ class _Repository:
 
   def _download(self, repo_id, name, **_):
     if name not in self.files:
-      raise errors.EntryNotFoundError(name)
+      response = types.SimpleNamespace(headers={}, request=None)
+      raise errors.RemoteEntryNotFoundError(name, response=response)
     path = self._folder / name.replace("/", "_")
     path.write_bytes(self.files[name])
     return str(path)
@@ -91,14 +92,15 @@ def test_what_goes_up_is_a_data_directory_with_a_card_at_its_root(task, tmp_path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
   read = experience.load(
-    ["cog_pickplace_task/tiny"], data_dir=str(tmp_path / "downloaded"), observation_keys=("state",)
+    ["cog_pickplace_task"], data_dir=str(tmp_path / "downloaded"), observation_keys=("state",)
   )
+  assert read.names == ("cog_pickplace_task/tiny/1.1.0",)  # the only one there
   assert read.num_transitions == datasets.NUM_EPISODES * 30
 
 
 def test_an_interrupted_upload_goes_on(task, tmp_path):
   repository = _Repository(tmp_path, fail_at=2)
-  with pytest.raises(hub.HTTPError):
+  with pytest.raises(hub.UNREACHED):
     _publish(task, repository)
   done = [name for commit in repository.commits for name in commit]
   assert len(done) == 10 and not any(manifest.FILENAME in name for name in done)
@@ -136,6 +138,21 @@ def test_without_a_token_it_says_what_would_go_up(task, monkeypatch, capfd):
       f"{described['bytes']:,}  hf://datasets/me/cog/cog_pickplace_task/tiny/1.1.0/{name}" in out
     )
   assert "Nothing did: there is no token" in out
+
+
+def test_a_hub_that_does_not_say_what_is_there_changes_nothing(task, tmp_path, monkeypatch, capfd):
+  repository = _Repository(tmp_path)
+  _publish(task, repository)
+  commits = len(repository.commits)
+  repository.api.hf_hub_download.side_effect = errors.LocalEntryNotFoundError("no answer")
+  monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_token")
+  monkeypatch.setattr(
+    hub, "parse", lambda destination, name: hub.HubFolder("me/cog", name, repository.api)
+  )
+  with pytest.raises(SystemExit):
+    publish_main.main([str(task), "--destination=hf://datasets/me/cog"])
+  assert "no answer. The same command goes on" in capfd.readouterr().err
+  assert len(repository.commits) == commits
 
 
 @pytest.mark.parametrize("destination", ["hf://me/cog", "hf://datasets/cog", "hf://datasets/a/b/c"])

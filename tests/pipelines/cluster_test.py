@@ -190,3 +190,13 @@ def test_a_process_that_does_not_start_is_an_error_with_its_log(tmp_path):
     processes.Processes(tmp_path) as running,
   ):
     running.start("broken", ["sh", "-c", "echo no such luck; exit 3"], lambda: False)
+
+
+def test_a_process_is_not_ready_by_the_log_of_an_older_one(tmp_path):
+  (tmp_path / "pool.log").write_text("ready\n")
+  with (
+    pytest.raises(RuntimeError, match="pool ended with 1"),
+    processes.Processes(tmp_path) as running,
+  ):
+    log = running.log_path("pool")
+    running.start("pool", ["sh", "-c", "sleep 0.5; exit 1"], lambda: "ready" in log.read_text())

@@ -196,6 +196,14 @@ def test_the_command_lists_what_it_finds_and_exits_with_one(task, tmp_path, capf
   assert "2 violations in 13 episodes" in printed
 
 
+def test_a_dataset_in_which_something_is_found_later_is_no_longer_validated(task, tmp_path, capfd):
+  broken = datasets.break_episode(task, tmp_path, EPISODE, _set("steps/reward", 0.5))
+  manifest.write_validation(epath.Path(broken), {})
+  assert manifest.is_validated(epath.Path(broken))
+  assert validate_main.main([str(broken)]) == 1
+  assert not manifest.is_validated(epath.Path(broken))
+
+
 def test_an_unknown_dataset_exits_with_two(tmp_path, capfd):
   with pytest.raises(SystemExit) as error:
     validate_main.main(["moon", f"--data_dir={tmp_path}"])
