@@ -1,5 +1,6 @@
 """The TFDS builder of every dataset in the catalog."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -91,8 +92,10 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
       ValueError: if something else is there under the name: other scripts or other seeds.
     """
     overwrite = download_config is not None and download_config.download_mode.overwrite_dataset
-    was_prepared = self.is_prepared()
-    with disk.alone(self.data_path.parent, f"the build of {self.info.full_name}"):
+    was_prepared = self.is_prepared() and not overwrite
+    lock = disk.alone(self.data_path.parent, f"the build of {self.info.full_name}")
+    # What is there is read alone, also where nothing can be written.
+    with contextlib.nullcontext() if was_prepared else lock:
       if self.is_prepared() and not overwrite:
         if not was_prepared:  # by another process, while this one waited
           self.info.read_from_directory(self.data_path)

@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import tensorflow_datasets as tfds
 from apache_beam.options import pipeline_options
 from etils import epath
 
-from cog_datasets import builder, catalog, reward_labels, schema, shards
+from cog_datasets import builder, catalog, disk, reward_labels, schema, shards
 from collection import manifest, recorder, registry, scripted_policies, specs
 from tests.cog_datasets import drawer_data
 
@@ -326,6 +327,7 @@ def _documentation(name, feature):
 
 READ_WITHOUT_OUR_CODE = """
 import sys
+import time
 sys.modules["cog_datasets"] = sys.modules["collection"] = None  # importing them is an error
 import json
 import tensorflow_datasets as tfds
@@ -414,11 +416,23 @@ def test_two_builds_of_a_dataset_at_once_make_one(data_dir, tmp_path):
     *(f"--data_dir={tmp_path}", f"--config={json.dumps(tiny_config(entry))}"),
     "--imports=cog_datasets.register",
   ]
-  builds = [subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE) for _ in range(2)]
-  errors = [build.communicate()[1].decode() for build in builds]
-  assert [build.returncode for build in builds] == [0, 0], "\n".join(errors)
-  assert sum("waits for another process" in text for text in errors) == 1
+  logs = [tmp_path / "first.txt", tmp_path / "second.txt"]
+  builds = []
+  with disk.alone(epath.Path(dataset_dir(entry, tmp_path).parent), "this test"):
+    for path in logs:
+      with path.open("w") as log:
+        builds.append(subprocess.Popen(command, cwd=REPOSITORY, stderr=log))
+    while not all("waits for another process" in path.read_text() for path in logs):
+      assert all(build.poll() is None for build in builds)
+      time.sleep(0.1)
+  assert [build.wait() for build in builds] == [0, 0], [path.read_text() for path in logs]
   assert_same_dataset(entry, data_dir, tmp_path)
+
+
+def test_a_dataset_that_is_there_is_not_waited_for(data_dir):
+  entry = catalog.CATALOG[0]
+  with disk.alone(epath.Path(dataset_dir(entry, data_dir).parent), "this test"):
+    make_builder(entry, data_dir).download_and_prepare()
 
 
 def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
