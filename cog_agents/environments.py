@@ -79,10 +79,13 @@ class ParallelEnvironment(py_environment.PyEnvironment):
     return np.stack(self._vector.call("render"))
 
   def close(self) -> None:
-    with contextlib.suppress(ConnectionError, EOFError):  # a signal has ended some of them
+    try:
       self._vector.close()
-      return
-    self._vector.close(terminate=True)
+    except (ConnectionError, EOFError):  # a signal has ended some of them; the vector still asks
+      for process in self._vector.processes:
+        process.terminate()
+        process.join()
+      self._vector.closed = True
 
   def _reset(self) -> ts.TimeStep:
     observation, _ = self._vector.reset(seed=self._seeds)

@@ -1,3 +1,4 @@
+import gc
 import os
 import pathlib
 import signal
@@ -102,6 +103,22 @@ def test_copies_that_a_signal_ended_can_be_closed():
     process.terminate()
     process.join()
   environment.close()
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_copies_that_a_signal_ended_while_asked_can_be_closed():
+  environment = environments.ParallelEnvironment(NAME, KEYS, 2)
+  processes = environment._vector.processes
+  for process in processes:
+    os.kill(process.pid, signal.SIGSTOP)  # so that it does not answer before it ends
+  environment._vector.reset_async()
+  for process in processes:
+    process.kill()
+    process.join()
+  with pytest.warns(UserWarning, match="pending"):
+    environment.close()
+  del environment
+  gc.collect()  # where Gymnasium would try to close it once more
 
 
 def test_frames_of_all_copies_are_rendered(parallel):
