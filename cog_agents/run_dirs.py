@@ -1,9 +1,12 @@
 """The files of a run directory that need no TensorFlow to be read."""
 
+import dataclasses
 import json
 import os
 import pathlib
 from typing import Any
+
+from cog_agents import config as config_lib
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -22,13 +25,19 @@ class RunError(ValueError):
 def read_config(run_dir: str | os.PathLike) -> dict[str, Any]:
   """Returns config.json of a run.
 
+  A hyperparameter that is younger than the run has its default, which is to do without.
+
   Raises:
     RunError: if the folder is not a run's.
   """
   path = pathlib.Path(run_dir) / CONFIG
   if not path.is_file():
     raise RunError(f"{run_dir} is not a run: it has no config.json")
-  return json.loads(path.read_text())
+  config = json.loads(path.read_text())
+  if "agent" in config:
+    defaults = json.loads(json.dumps(dataclasses.asdict(config_lib.CqlConfig())))
+    config["agent"] = {**defaults, **config["agent"]}
+  return config
 
 
 def read_metrics(run_dir: str | os.PathLike) -> list[dict[str, float]]:

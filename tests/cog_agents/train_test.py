@@ -145,6 +145,16 @@ def test_another_configuration_in_the_same_folder_is_refused_with_the_difference
   assert re.search(r"Differences .*: agent\.n_step: \d → 7; seed: 0 → 1$", str(error.value))
 
 
+def test_a_run_from_before_a_hyperparameter_goes_on_without_it(finished, data_dir, tmp_path):
+  run_dir = tmp_path / "copy"
+  shutil.copytree(finished, run_dir)
+  record = json.loads((run_dir / "config.json").read_text())
+  del record["agent"]["image_dropout"]
+  (run_dir / "config.json").write_text(json.dumps(record))
+  assert run_dirs.read_config(run_dir)["agent"]["image_dropout"] == 0.0
+  assert train.train(experiment(prior_share=0.9), schedule(400), run_dir, data_dir) == 400
+
+
 def test_more_steps_continue_a_finished_run(finished, data_dir, tmp_path):
   run_dir = tmp_path / "copy"
   shutil.copytree(finished, run_dir)
