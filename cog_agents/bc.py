@@ -86,10 +86,8 @@ class BcAgent(tf_agent.TFAgent):
     if weights is not None:
       raise ValueError("BcAgent weighs transitions by sampling them, not in the loss")
     transition = self._as_transition(experience)
-    image_seed, action_seed = tf.unstack(cql.step_seeds(self._seed, self.train_step_counter, 2))
-    moments = self._actor_network.moments(
-      transition.time_step.observation, image_seed, training=True
-    )
+    crop_seed, action_seed = tf.unstack(cql.step_seeds(self._seed, self.train_step_counter, 2))
+    moments = self._actor_network.moments(transition.time_step.observation, crop_seed)
     _, log_probs = networks.sample_actions(*moments, 1, action_seed)
     data_log_probs = networks.log_prob(*moments, transition.action_step.action)
     alpha = tf.stop_gradient(tf.exp(self._log_alpha))

@@ -20,7 +20,7 @@ from collection import specs
 # Scalar bounds: CqlSacAgent counts per-dimension ones once per dimension too often.
 ACTION_SPEC = tensor_spec.BoundedTensorSpec((specs.ACTION_SIZE,), tf.float32, -1.0, 1.0, "action")
 UNIFORM_LOG_PROB = -config_lib.LOG_ACTION_VOLUME  # log density over all actions
-# Crops and dropout of two critics and the policy at s and at s', and the three draws of actions.
+# Crops of two critics and the policy at s and at s', and the three draws of actions.
 _SEEDS_PER_STEP = 9
 NO_NUMBER = "is inf or nan"  # of a loss, in the error that ends a training
 
@@ -329,10 +329,8 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     targets, next_actions, next_log_probs = backup
     data_actions = transition.action_step.action
     observation = transition.time_step.observation
-    embeddings = [
-      critic.encode(observation, next(seeds), training=True) for critic in self._critics
-    ]
-    moments = self._actor_network.moments(observation, next(seeds), training=True)
+    embeddings = [critic.encode(observation, next(seeds)) for critic in self._critics]
+    moments = self._actor_network.moments(observation, next(seeds))
     actions, log_probs = networks.sample_actions(*moments, 1 + config.policy_samples, next(seeds))
     data_log_probs = networks.log_prob(*moments, data_actions)
 

@@ -66,23 +66,6 @@ def random_crop(images: tf.Tensor, padding: int, seed: tf.Tensor) -> tf.Tensor:
   return tf.image.crop_and_resize(images, boxes, tf.range(batch), (height, width), "nearest")
 
 
-def dropout(features: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
-  """Sets a share `rate` of the features (B, F) to zero; the others grow, so that the mean stays.
-
-  Args:
-    features: (B, F).
-    rate: probability of zero.
-    seed: (2,) integer seed, of which `random_crop` may use the same.
-  """
-
-  def draw(shape: Sequence, seed: tf.Tensor) -> tf.Tensor:
-    ones = tf.ones(shape, features.dtype)
-    return tf.nn.experimental.stateless_dropout(ones, rate, seed, rng_alg="philox")
-
-  seed = tf.random.fold_in(seed, 1)
-  return features * distribution.draw(draw, (tf.shape(features)[0], features.shape[1]), seed)
-
-
 class Standardize(tf.keras.layers.Layer):
   """(x - mean) / std with fixed statistics, which are saved with the network."""
 
@@ -147,7 +130,6 @@ class Encoder(tf.keras.layers.Layer):
   ):
     super().__init__(name=name)
     self._crop_padding = config.crop_padding
-    self._dropout = config.image_dropout
     self._max_pooling = config.conv_stride == 1
     self._convolutions = []
     self.features_dtype = tf.float32
@@ -167,25 +149,11 @@ class Encoder(tf.keras.layers.Layer):
     """Mean and standard deviation that each vector observation is standardised with."""
     return {key: layer.statistics for key, layer in self._standardizers.items()}
 
-  def call(
-    self,
-    observation: Mapping[str, tf.Tensor],
-    seed: tf.Tensor | None = None,
-    training: bool = False,
-  ) -> tf.Tensor:
-    """Encodes a batch.
-
-    Args:
-      observation: (B, ...) of each key.
-      seed: (2,) integer seed of random crops of the images and of dropout; without it neither.
-      training: whether there is dropout.
-    """
+  def call(self, observation: Mapping[str, tf.Tensor], seed: tf.Tensor | None = None) -> tf.Tensor:
+    """Encodes a batch; with a `seed` of shape (2,) the images are randomly cropped first."""
     parts = [self._standardizers[key](observation[key]) for key in self._vector_keys]
     if self._convolutions:
-      features = self._encode_image(observation[specs.IMAGE], seed)
-      if training and self._dropout:
-        features = dropout(features, self._dropout, seed)
-      parts.append(features)
+      parts.append(self._encode_image(observation[specs.IMAGE], seed))
     return tf.concat([tf.cast(part, self.features_dtype) for part in parts], axis=-1)
 
   def _encode_image(self, image: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
@@ -223,12 +191,9 @@ class QNetwork(network.Network):
     self._hidden_layers = [_dense(size, rng, "relu") for size in hidden_sizes[1:]]
     self._value_layer = _final_dense(1, rng)
 
-  def encode(
-    self, observation, seed: tf.Tensor | None = None, training: bool = False
-  ) -> tf.Tensor:
-    """Observation -> z (B, H), all that `values` needs of it; `seed`, `training` as in Encoder."""
-    features = self.encoder(observation, seed, training=training)
-    return tf.cast(self._feature_layer(features), tf.float32)
+  def encode(self, observation, seed: tf.Tensor | None = None) -> tf.Tensor:
+    """Observation -> z (B, H), all that `values` needs of it; a `seed` crops images at random."""
+    return tf.cast(self._feature_layer(self.encoder(observation, seed)), tf.float32)
 
   def values(self, z: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
     """z (B, H), actions (B, N, A) -> Q values (B, N)."""
@@ -279,14 +244,12 @@ class PolicyNetwork(network.DistributionNetwork):
     ]
     self._moments_layer = _final_dense(2 * action_spec.shape.num_elements(), rng)
 
-  def moments(
-    self, observation, seed: tf.Tensor | None = None, training: bool = False
-  ) -> tuple[tf.Tensor, tf.Tensor]:
+  def moments(self, observation, seed: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
     """Observation -> mean and log standard deviation before the tanh, (B, A) each.
 
-    `seed` and `training` are as in Encoder.
+    A `seed` of shape (2,) crops images at random.
     """
-    x = self.encoder(observation, seed, training=training)
+    x = self.encoder(observation, seed)
     for layer in self._hidden_layers:
       x = tf.cast(layer(x), tf.float32)
     mean, log_std = tf.split(self._moments_layer(x), 2, axis=-1)

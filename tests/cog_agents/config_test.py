@@ -33,7 +33,6 @@ def test_paper_leaves_the_departures_of_fast_off():
   assert paper.target_range is None
   assert paper.initial_temperature == 1.0
   assert paper.actor_bc_weight == 0.0
-  assert paper.image_dropout == 0.0
 
 
 def test_released_code_differs_from_the_paper_in_the_documented_rows_only():
@@ -106,12 +105,6 @@ def test_images_are_computed_in_bfloat16_where_the_processor_has_it(flags, dtype
   assert config.fastest_image_dtype(cpuinfo) == dtype
   assert config.fastest_image_dtype(tmp_path / "none") == "float32"
   assert config.load_preset("FAST", "image").image_dtype == config.fastest_image_dtype()
-
-
-@pytest.mark.parametrize("rate", [-0.1, 1.0])
-def test_a_rate_of_dropout_that_is_none_is_refused(rate):
-  with pytest.raises(ValueError, match=f"image_dropout.*{rate}"):
-    config.CqlConfig(image_dropout=rate)
 
 
 def test_an_unknown_image_dtype_lists_the_known_ones():

@@ -34,8 +34,8 @@ SMALL = {
   "policy_head_sizes": (),
 }
 PAPER = dataclasses.replace(config.PAPER, **SMALL)
-AUGMENTED = dataclasses.replace(PAPER, crop_padding=2, image_dropout=0.25)
-AVERAGED = dataclasses.replace(AUGMENTED, policy_average_tau=0.25)
+CROPPED = dataclasses.replace(PAPER, crop_padding=2)
+AVERAGED = dataclasses.replace(CROPPED, policy_average_tau=0.25)
 FROZEN = {"actor_learning_rate": 0.0, "critic_learning_rate": 0.0, "alpha_learning_rate": 0.0}
 
 
@@ -270,10 +270,10 @@ def test_losses_agree_with_the_stock_agent(monkeypatch, observation, bc_steps, e
 # Against Eq. 1 written out: every action has a pass of its own through whole networks.
 
 
-def _whole_q(critic, observation, actions, seed, training=True):
+def _whole_q(critic, observation, actions, seed):
   """Q(s, a), actions (B, A) -> (B,), with the first layer as one matrix over [features; action]."""
   first, of_actions = critic._feature_layer, critic._action_layer
-  x = tf.concat([critic.encoder(observation, seed, training=training), actions], axis=1)
+  x = tf.concat([critic.encoder(observation, seed), actions], axis=1)
   x = tf.nn.relu(x @ tf.concat([first.kernel, of_actions.kernel], axis=0) + first.bias)
   for layer in critic._hidden_layers:
     x = layer(x)
@@ -301,12 +301,12 @@ def _plain_losses(agent, batch, cfg):
   next_moments = agent.policy_network.moments(next_o, next_policy_seed)
   bootstrap, _ = _squashed(next_moments, next_noise[:, 0])
   values = [
-    _whole_q(q, next_o, bootstrap, seed, training=False)
+    _whole_q(q, next_o, bootstrap, seed)
     for q, seed in zip(agent._target_critics, target_seeds, strict=True)
   ]
   y = batch.next_time_step.reward + cfg.gamma * batch.next_time_step.discount * tf.minimum(*values)
 
-  moments = agent.policy_network.moments(o, policy_seed, training=True)
+  moments = agent.policy_network.moments(o, policy_seed)
   sampled = [
     (uniform, tf.fill((BATCH,), -8 * math.log(2))),
     _squashed(moments, noise[:, 1]),
@@ -332,7 +332,7 @@ def _plain_losses(agent, batch, cfg):
 
 @pytest.mark.parametrize("observation", ["image", "state"])
 def test_losses_and_gradients_equal_those_written_out(observation):
-  cfg = dataclasses.replace(AUGMENTED, bc_steps=0, actor_bc_weight=0.5, initial_temperature=0.3)
+  cfg = dataclasses.replace(CROPPED, bc_steps=0, actor_bc_weight=0.5, initial_temperature=0.3)
   agent = _agent(cfg, observation)
   _randomise(agent, scale=0.1)
   batch = _transition(observation, discount=0.9)
@@ -355,9 +355,9 @@ def _operations(cfg, observation):
 
 
 def test_a_step_encodes_each_image_once_for_each_network():
-  names = [node.op for node in _operations(AUGMENTED, "image")]
+  names = [node.op for node in _operations(CROPPED, "image")]
   # Two target critics and the policy at s', two critics and the policy at s.
-  assert names.count("Conv2D") == 6 * len(AUGMENTED.conv_filters)
+  assert names.count("Conv2D") == 6 * len(CROPPED.conv_filters)
 
 
 @pytest.mark.parametrize("image_dtype", config.IMAGE_DTYPES)
@@ -545,7 +545,7 @@ def test_a_seed_fixes_weights_and_training():
 
 
 def test_a_loop_of_steps_equals_single_steps():
-  batch, looped, single = _transition(), _agent(AUGMENTED), _agent(AUGMENTED)
+  batch, looped, single = _transition(), _agent(CROPPED), _agent(CROPPED)
 
   @tf.function
   def loop(steps):

@@ -220,33 +220,6 @@ def test_each_encoder_of_its_own_gets_a_crop_of_its_own(rng):
   np.testing.assert_array_equal(one, second.encode(observation, seeds[0]))
 
 
-def test_dropout_sets_the_share_to_zero_and_keeps_the_mean():
-  features = tf.ones((200, 500), tf.bfloat16)
-  dropped = networks.dropout(features, 0.2, tf.constant([7, 1]))
-  assert dropped.dtype == tf.bfloat16
-  assert np.mean(dropped == 0) == pytest.approx(0.2, abs=0.01)
-  assert np.unique(np.float32(dropped)) == pytest.approx([0.0, 1.25])
-  assert not np.array_equal(dropped[0], dropped[1])
-
-
-@pytest.mark.parametrize("dtype", config.IMAGE_DTYPES)
-def test_features_of_images_alone_are_dropped_and_in_training_alone(rng, dtype):
-  cfg = dataclasses.replace(SMALL, crop_padding=0, image_dropout=0.5, image_dtype=dtype)
-  spec = {**IMAGE_SPEC, "state": tf.TensorSpec((7,), tf.float32)}
-  encoder = networks.Encoder(spec, cfg, {"state": (np.zeros(7), np.ones(7))}, rng)
-  observation = {"image": _images(rng), "state": tf.ones((len(_images(rng)), 7))}
-  seed = tf.constant([7, 1])
-  features = encoder(observation, seed)
-  np.testing.assert_array_equal(features, encoder(observation))
-  trained = encoder(observation, seed, training=True)
-  np.testing.assert_array_equal(trained, encoder(observation, seed, training=True))
-  assert not np.array_equal(trained, encoder(observation, seed + 1, training=True))
-  np.testing.assert_array_equal(trained[:, :7], features[:, :7])
-  kept = np.not_equal(trained, 0)[:, 7:]
-  np.testing.assert_array_equal(trained[:, 7:][kept], 2 * features[:, 7:][kept])
-  assert 0.4 < kept.sum() / np.not_equal(features[:, 7:], 0).sum() < 0.6
-
-
 @pytest.mark.parametrize("stride, side", [(1, 3), (2, 2)])
 def test_convolutions_halve_the_image_by_pooling_between_them_or_by_their_stride(stride, side):
   cfg = dataclasses.replace(config.PAPER, conv_filters=(4, 4, 4), conv_stride=stride)
