@@ -149,9 +149,9 @@ def test_a_run_from_before_a_hyperparameter_goes_on_without_it(finished, data_di
   run_dir = tmp_path / "copy"
   shutil.copytree(finished, run_dir)
   record = json.loads((run_dir / "config.json").read_text())
-  del record["agent"]["image_dropout"]
+  del record["agent"]["log_std_range"]
   (run_dir / "config.json").write_text(json.dumps(record))
-  assert run_dirs.read_config(run_dir)["agent"]["image_dropout"] == 0.0
+  assert run_dirs.read_config(run_dir)["agent"]["log_std_range"] == [-5.0, 2.0]
   assert train.train(experiment(prior_share=0.9), schedule(400), run_dir, data_dir) == 400
 
 
