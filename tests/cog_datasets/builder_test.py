@@ -327,7 +327,6 @@ def _documentation(name, feature):
 
 READ_WITHOUT_OUR_CODE = """
 import sys
-import time
 sys.modules["cog_datasets"] = sys.modules["collection"] = None  # importing them is an error
 import json
 import tensorflow_datasets as tfds
