@@ -189,11 +189,10 @@ ABLATION_TABLE: Mapping[str, Ablation] = {
   _REFERENCE: Ablation("as in Table 1"),  # the very run
   "paper": Ablation("preset PAPER, as many steps", preset="PAPER"),
   "released_code": Ablation("preset RELEASED_CODE, as many steps", preset="RELEASED_CODE"),
-  "no_augmentation": Ablation(
-    "without random crops", {"crop_padding": 0}, observations=(config_lib.IMAGE,)
-  ),
-  "policy_crops": Ablation(
-    "random crops for the policy, too", {"crop_for_policy": True}, observations=(config_lib.IMAGE,)
+  "augmentation": Ablation(  # the reference has none
+    "with random crops by 4 pixels",
+    {"crop_padding": config_lib.RELEASED_CODE.crop_padding},
+    observations=(config_lib.IMAGE,),
   ),
   "float32": Ablation(  # the reference has bfloat16 where the processor has it
     "images in float32", {"image_dtype": "float32"}, observations=(config_lib.IMAGE,)

@@ -233,7 +233,6 @@ class PolicyNetwork(network.DistributionNetwork):
     super().__init__(input_tensor_spec, state_spec=(), output_spec=output_spec, name=name)
     self.encoder = encoder
     self._log_std_range = tuple(config.log_std_range)
-    self._crops = config.crop_for_policy
     sizes_and_activations = [(size, "relu") for size in config.policy_hidden_sizes]
     if config.policy_bottleneck_size:
       sizes_and_activations.append((config.policy_bottleneck_size, None))
@@ -248,9 +247,9 @@ class PolicyNetwork(network.DistributionNetwork):
   def moments(self, observation, seed: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
     """Observation -> mean and log standard deviation before the tanh, (B, A) each.
 
-    A `seed` of shape (2,) crops images at random, unless the configuration leaves that to critics.
+    A `seed` of shape (2,) crops images at random.
     """
-    x = self.encoder(observation, seed if self._crops else None)
+    x = self.encoder(observation, seed)
     for layer in self._hidden_layers:
       x = tf.cast(layer(x), tf.float32)
     mean, log_std = tf.split(self._moments_layer(x), 2, axis=-1)

@@ -220,17 +220,6 @@ def test_each_encoder_of_its_own_gets_a_crop_of_its_own(rng):
   np.testing.assert_array_equal(one, second.encode(observation, seeds[0]))
 
 
-@pytest.mark.parametrize("crops", [True, False])
-def test_the_policy_has_crops_unless_they_are_for_the_critics_alone(rng, crops):
-  cfg = dataclasses.replace(SMALL, crop_for_policy=crops)
-  policy, critic = _policy(IMAGE_SPEC, rng, cfg), _q_network(IMAGE_SPEC, rng, cfg)
-  observation, seeds = {"image": _images(rng)}, [tf.constant([7, i]) for i in range(2)]
-  assert not np.allclose(*(critic.encode(observation, seed) for seed in seeds))
-  means = [policy.moments(observation, seed)[0] for seed in (*seeds, None)]
-  assert np.array_equal(means[0], means[2]) != crops
-  assert np.array_equal(means[1], means[2]) != crops
-
-
 @pytest.mark.parametrize("stride, side", [(1, 3), (2, 2)])
 def test_convolutions_halve_the_image_by_pooling_between_them_or_by_their_stride(stride, side):
   cfg = dataclasses.replace(config.PAPER, conv_filters=(4, 4, 4), conv_stride=stride)
