@@ -39,8 +39,8 @@ class BcAgent(tf_agent.TFAgent):
   ):
     tf.Module.__init__(self, name=name)
     rng = np.random.default_rng(seed)
-    make_networks = cql.NetworkFactory(time_step_spec.observation, config, statistics, rng)
-    self._actor_network = make_networks.policy()
+    make_networks = cql.NetworkFactory(config, statistics, rng)
+    self._actor_network = make_networks.policy(time_step_spec.observation)
     collect_policy = actor_policy.ActorPolicy(
       time_step_spec, cql.ACTION_SPEC, actor_network=self._actor_network
     )

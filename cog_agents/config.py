@@ -69,6 +69,9 @@ class CqlConfig:
   # Observation and networks. Section 5 has the robot's state beside the image; the caption of
   # Figure 8 leaves it out.
   image_run_keys: tuple[str, ...] = (specs.IMAGE, specs.STATE)
+  # What the critics see, which training alone needs: an asymmetric actor-critic (Pinto et al.,
+  # 2018). None: what the policy sees.
+  critic_keys: tuple[str, ...] | None = None
   crop_padding: int = 0  # zero pixels on each side before the random crop; 0: no augmentation
   conv_filters: tuple[int, ...] = (16, 16, 16)  # of the 3x3 convolutions
   conv_stride: int = 1  # 1: 2x2 max-pooling between two convolutions; more: none
@@ -98,9 +101,13 @@ class CqlConfig:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
   def observation_keys(self, observation: str) -> tuple[str, ...]:
-    """Keys of the environment's observation dict that a run with --observation uses."""
+    """Keys of the environment's observation dict that the policy of an --observation run sees."""
     check_name("observation", observation, OBSERVATIONS)
     return self.image_run_keys if observation == IMAGE else STATE_RUN_KEYS
+
+  def training_keys(self, observation: str) -> tuple[str, ...]:
+    """Those, and what the critics see beside: all that the run must find in its data."""
+    return tuple(dict.fromkeys((*self.observation_keys(observation), *(self.critic_keys or ()))))
 
 
 PAPER = CqlConfig()

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
-from tf_agents.agents import tf_agent
+from tf_agents.agents import data_converter, tf_agent
 from tf_agents.agents.cql import cql_sac_agent
 from tf_agents.policies import actor_policy, greedy_policy
 from tf_agents.specs import tensor_spec
@@ -131,19 +131,23 @@ def create(
   config: config_lib.CqlConfig,
   statistics: networks.Statistics,
   seed: int,
+  critic_observation_spec: Mapping[str, tf.TensorSpec] | None = None,
 ) -> "CqlAgent":
   """Returns a CQL agent whose weights and whole course of training are a function of `seed`.
 
   Args:
-    observation_spec: key of the observation -> spec without batch dimension.
+    observation_spec: key of an observation that the policy sees -> spec without batch dimension.
     config: hyperparameters.
     statistics: mean and standard deviation of every vector observation.
     seed: of the weights, the sampled actions and the crops.
+    critic_observation_spec: of those that the critics see; None: what the policy sees.
 
   Raises:
     ValueError: if a vector observation has no statistics.
   """
-  return CqlAgent(ts.time_step_spec(dict(observation_spec)), config, statistics, seed)
+  return CqlAgent(
+    ts.time_step_spec(dict(observation_spec)), config, statistics, seed, critic_observation_spec
+  )
 
 
 class CqlAgent(cql_sac_agent.CqlSacAgent):
@@ -152,7 +156,8 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
   What differs from CqlSacAgent: pi(.|s') samples in the conservative term, all losses computed
   from the weights before the step, BC warm start without control flow, and the rows of CqlConfig.
   `policy` is greedy (tanh of the mean), with averaged weights if the configuration asks for them;
-  `collect_policy` is stochastic.
+  `collect_policy` is stochastic. Both ask for what the policy sees alone, and `train` for what the
+  critics see, too.
   """
 
   def __init__(
@@ -161,13 +166,14 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     config: config_lib.CqlConfig,
     statistics: networks.Statistics,
     seed: int,
+    critic_observation_spec: Mapping[str, tf.TensorSpec] | None = None,
     name: str | None = None,
   ):
     rng = np.random.default_rng(seed)
-    observation_spec = time_step_spec.observation
-    make_networks = NetworkFactory(observation_spec, config, statistics, rng)
-    critics = make_networks.critics("critic")
-    target_critics = make_networks.critics("target_critic")
+    make_networks = NetworkFactory(config, statistics, rng)
+    critic_spec = critic_observation_spec or time_step_spec.observation
+    critics = make_networks.critics("critic", critic_spec)
+    target_critics = make_networks.critics("target_critic", critic_spec)
     super().__init__(
       time_step_spec,
       ACTION_SPEC,
@@ -175,7 +181,7 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
       critic_network_2=critics[1],
       target_critic_network=target_critics[0],
       target_critic_network_2=target_critics[1],
-      actor_network=make_networks.policy(),
+      actor_network=make_networks.policy(time_step_spec.observation),
       actor_optimizer=tf.keras.optimizers.legacy.Adam(config.actor_learning_rate),
       critic_optimizer=tf.keras.optimizers.legacy.Adam(config.critic_learning_rate),
       alpha_optimizer=tf.keras.optimizers.legacy.Adam(config.alpha_learning_rate),
@@ -193,12 +199,17 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
       train_step_counter=step_counter(),
       name=name,
     )
+    self._data_context = data_converter.DataContext(
+      ts.time_step_spec({**time_step_spec.observation, **critic_spec}), ACTION_SPEC, info_spec=()
+    )
+    self._training_data_spec = self._data_context.trajectory_spec
+    self._as_transition = data_converter.AsTransition(self._data_context, squeeze_time_dim=True)
     self._config = config
     self._seed = tf.Variable(seed, dtype=tf.int64, trainable=False, name="seed")
     policy = self._collect_policy
     self._average_network = None
     if config.policy_average_tau:
-      self._average_network = make_networks.policy()
+      self._average_network = make_networks.policy(time_step_spec.observation)
       policy = actor_policy.ActorPolicy(time_step_spec, ACTION_SPEC, self._average_network)
     self._greedy_policy = greedy_policy.GreedyPolicy(policy)
     self._update_average = common.Periodically(
@@ -395,21 +406,22 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
 class NetworkFactory:
   """Makes the networks of one agent in a fixed order, so that a seed fixes their weights."""
 
-  def __init__(self, observation_spec, config, statistics, rng):
-    self._observation_spec = observation_spec
+  def __init__(self, config, statistics, rng):
     self._config = config
     self._statistics = statistics
     self._rng = rng
 
-  def encoder(self) -> networks.Encoder:
-    return networks.Encoder(self._observation_spec, self._config, self._statistics, self._rng)
+  def encoder(self, observation_spec: Mapping[str, tf.TensorSpec]) -> networks.Encoder:
+    return networks.Encoder(observation_spec, self._config, self._statistics, self._rng)
 
-  def critics(self, name: str) -> list[networks.QNetwork]:
-    """Two of them."""
+  def critics(
+    self, name: str, observation_spec: Mapping[str, tf.TensorSpec]
+  ) -> list[networks.QNetwork]:
+    """Two of them, of these observations."""
     return [
       networks.QNetwork(
-        (self._observation_spec, ACTION_SPEC),
-        self.encoder(),
+        (observation_spec, ACTION_SPEC),
+        self.encoder(observation_spec),
         self._config.q_hidden_sizes,
         self._rng,
         name=f"{name}_{i}",
@@ -417,10 +429,9 @@ class NetworkFactory:
       for i in (1, 2)
     ]
 
-  def policy(self) -> networks.PolicyNetwork:
-    return networks.PolicyNetwork(
-      self._observation_spec, ACTION_SPEC, self.encoder(), self._config, self._rng
-    )
+  def policy(self, observation_spec: Mapping[str, tf.TensorSpec]) -> networks.PolicyNetwork:
+    encoder = self.encoder(observation_spec)
+    return networks.PolicyNetwork(observation_spec, ACTION_SPEC, encoder, self._config, self._rng)
 
 
 def loss_info(losses, metrics) -> tf_agent.LossInfo:

@@ -13,7 +13,6 @@ import tensorflow as tf
 import tqdm
 
 from cog_agents import bc, cql, environments, evaluate, experiments, online, run_dirs, train
-from cog_agents import config as config_lib
 from collection import registry
 
 # Standard deviation of what is added to every dimension of the actions that CQL collects with: half
@@ -75,16 +74,13 @@ def configure(run_dir: str | os.PathLike, environment_name: str) -> train.Experi
     )
   evaluate.check_task(run_dir, run, environment_name)
   method = experiments.fine_tuned_name(run["method"])
-  agent = config_lib.CqlConfig(**config_lib.with_tuples(run["agent"]))
-  names = {field.name for field in dataclasses.fields(train.ExperimentConfig)}
-  return train.ExperimentConfig(
-    **{
-      **{key: value for key, value in config_lib.with_tuples(run).items() if key in names},
-      "environment": environment_name,
-      "method": method,
-      "agent": dataclasses.replace(agent, **experiments.FINE_TUNED[method].overrides),
-      "prior_share": None,
-    }
+  config = train.ExperimentConfig.from_record(run)
+  return dataclasses.replace(
+    config,
+    environment=environment_name,
+    method=method,
+    agent=dataclasses.replace(config.agent, **experiments.FINE_TUNED[method].overrides),
+    prior_share=None,
   )
 
 
@@ -131,24 +127,23 @@ def finetune(
     raise train.DivergenceError(divergence["message"])
   if run_dirs.exported_steps(folder) < last_step:
     run_dirs.write_json(folder / run_dirs.CONFIG, {**record, "steps": last_step})
-    is_cloned = experiments.method(run["method"]).agent == experiments.BC
-    _train(config, schedule, folder, checkpoint, is_cloned)
+    _train(config, schedule, folder, checkpoint, run["method"])
   num_episodes = len(online.EpisodeFolder(folder / "episodes"))
   if run_dirs.exported_steps(folder) < last_step:
     return Result(folder, num_episodes, None)
   return Result(folder, num_episodes, _evaluate(folder, config.environment, schedule))
 
 
-def _train(config, schedule: Schedule, folder: pathlib.Path, checkpoint: str, is_cloned) -> None:
+def _train(config, schedule: Schedule, folder: pathlib.Path, checkpoint: str, method: str) -> None:
   """Takes rounds until the last one or an interrupt, and exports the policies.
 
   Args:
     config, schedule: as for `finetune`.
     folder: of the fine-tuning.
     checkpoint: of the run that it starts from.
-    is_cloned: whether that is a run of behavioural cloning.
+    method: of that run.
   """
-  keys = config.agent.observation_keys(config.observation)
+  keys = config.agent.training_keys(config.observation)
   num_copies = min(schedule.num_workers, schedule.episodes_per_round)
   with environments.ParallelEnvironment(config.environment, keys, num_copies) as environment:
     spec = {
@@ -159,10 +154,10 @@ def _train(config, schedule: Schedule, folder: pathlib.Path, checkpoint: str, is
       key: (np.zeros(x.shape), np.ones(x.shape)) for key, x in spec.items() if len(x.shape) == 1
     }
     cloned = None
-    if is_cloned:
-      cloned = bc.create(spec, config.agent, statistics, config.seed)
+    if experiments.method(method).agent == experiments.BC:
+      cloned = dataclasses.replace(config, method=method).create_agent(spec, statistics)
       _restore(cloned, checkpoint)
-      statistics = cloned.policy_network.encoder.statistics
+      statistics |= cloned.policy_network.encoder.statistics
     with online.ReplayBuffer(spec, statistics, config.agent.n_step, config.agent.gamma) as buffer:
       rounds = _Rounds(config, schedule, folder, _step_of(checkpoint), environment, buffer)
       if not rounds.resume():

@@ -197,6 +197,11 @@ ABLATION_TABLE: Mapping[str, Ablation] = {
   "float32": Ablation(  # the reference has bfloat16 where the processor has it
     "images in float32", {"image_dtype": "float32"}, observations=(config_lib.IMAGE,)
   ),
+  "state_critics": Ablation(
+    "critics see the simulator's state, the policy the image",
+    {"critic_keys": config_lib.STATE_RUN_KEYS},
+    observations=(config_lib.IMAGE,),
+  ),
   "no_warm_start": Ablation("without BC warm start", {"bc_steps": 0}),
   "no_bc_term": Ablation(
     "without BC warm start and BC term", {"bc_steps": 0, "actor_bc_weight": 0.0}

@@ -18,7 +18,7 @@ import tensorflow as tf
 import tqdm
 
 from cog_agents import config as config_lib
-from cog_agents import cql, experience, experiments, run_dirs
+from cog_agents import cql, experience, experiments, run_dirs, train
 
 # Sizes of the samples, with which 1.8M transitions of 37 dimensions take less than a minute on a
 # core. A share of this many episodes is right to about 0.04.
@@ -239,13 +239,12 @@ class _Run:
     self.checkpoint = tf.train.latest_checkpoint(str(self.path / run_dirs.CHECKPOINTS))
     if not self.checkpoint:
       raise run_dirs.RunError(f"{run_dir} has no checkpoint; train_main writes one")
-    self.keys = tuple(record["observation_keys"])
-    self._agent_config = config_lib.CqlConfig(**config_lib.with_tuples(record["agent"]))
+    self._config = train.ExperimentConfig.from_record(record)
+    self.keys = self._config.agent.training_keys(self._config.observation)
 
   def agent(self, data: experience.Experience) -> cql.CqlAgent:
     """The agent as it was saved; the statistics of the observations come with it."""
-    spec = {key: data.observation_spec[key] for key in self.keys}
-    agent = cql.create(spec, self._agent_config, data.statistics, seed=0)
+    agent = self._config.create_agent(data.observation_spec, data.statistics)
     restored = tf.train.Checkpoint(agent=agent).restore(self.checkpoint)
     restored.assert_existing_objects_matched().expect_partial()
     return agent

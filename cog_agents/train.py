@@ -9,7 +9,7 @@ import pathlib
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,12 @@ from cog_agents import (
   evaluate,
   experience,
   experiments,
+  networks,
   run_dirs,
 )
 from cog_agents import config as config_lib
 from collection import registry
 
-_CREATE = {experiments.CQL: cql.create, experiments.BC: bc.create}
 # Gradient steps in one call of a tf.function; Ctrl-C is answered between two calls.
 STEPS_PER_CALL = 25
 CHECKPOINTS_KEPT = 2
@@ -52,6 +52,33 @@ class ExperimentConfig:
   prior: tuple[str, ...] = ()  # datasets of prior experience
   preset: str = ""  # where `agent` comes from, for the record
   prior_share: float | None = None  # of prior transitions in a batch; None: uniform over the union
+
+  @classmethod
+  def from_record(cls, record: Mapping[str, Any]) -> "ExperimentConfig":
+    """The configuration in the config.json of a run, which has other things beside."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    fields = config_lib.with_tuples({name: record[name] for name in names})
+    agent = config_lib.CqlConfig(**config_lib.with_tuples(fields.pop("agent")))
+    return cls(**fields, agent=agent)
+
+  def create_agent(
+    self, observation_spec: Mapping[str, tf.TensorSpec], statistics: networks.Statistics
+  ) -> tf_agent.TFAgent:
+    """Returns the untrained agent.
+
+    Args:
+      observation_spec: of the data, which have `CqlConfig.training_keys`.
+      statistics: mean and standard deviation of every vector observation.
+    """
+
+    def spec(keys: Iterable[str]) -> dict[str, tf.TensorSpec]:
+      return {key: observation_spec[key] for key in keys}
+
+    policy_keys = self.agent.observation_keys(self.observation)
+    arguments = (spec(policy_keys), self.agent, statistics, self.seed)
+    if experiments.method(self.method).agent == experiments.BC:
+      return bc.create(*arguments)
+    return cql.create(*arguments, spec(self.agent.critic_keys or policy_keys))
 
   def dataset_names(self) -> tuple[str, ...]:
     """Prior and task, or the task alone for a method that does without prior data."""
@@ -120,12 +147,9 @@ class Learner:
       data: what from.
       strategy: of `distribution.strategy`; None: one device.
     """
-    create = _CREATE[experiments.method(config.method).agent]
     self._strategy = strategy or tf.distribute.get_strategy()
     with self._strategy.scope():
-      self.agent: tf_agent.TFAgent = create(
-        data.observation_spec, config.agent, data.statistics, config.seed
-      )
+      self.agent = config.create_agent(data.observation_spec, data.statistics)
     self._config = config
     self._data = data
     self._iterator = self._batches(start_step=0)
@@ -247,7 +271,7 @@ def train(
   data = experience.load(
     names,
     data_dir=data_dir,
-    observation_keys=keys,
+    observation_keys=config.agent.training_keys(config.observation),
     n_step=config.agent.n_step,
     discount=config.agent.gamma,
     only_successful=experiments.method(config.method).data is experiments.Data.SUCCESSFUL_TASK,
