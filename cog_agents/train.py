@@ -57,7 +57,7 @@ class ExperimentConfig:
   def from_record(cls, record: Mapping[str, Any]) -> "ExperimentConfig":
     """The configuration in the config.json of a run, which has other things beside."""
     names = [field.name for field in dataclasses.fields(cls)]
-    fields = config_lib.with_tuples({name: record[name] for name in names})
+    fields = config_lib.with_tuples({name: record[name] for name in names if name in record})
     agent = config_lib.CqlConfig(**config_lib.with_tuples(fields.pop("agent")))
     return cls(**fields, agent=agent)
 

@@ -65,6 +65,14 @@ def test_state_runs_see_both_vectors_and_image_runs_an_image(preset):
   assert "simulator_state" not in image_run.observation_keys("image")
 
 
+def test_a_run_finds_in_its_data_what_its_policy_and_its_critics_see():
+  fast = config.load_preset("FAST", "image")
+  assert fast.training_keys("image") == fast.observation_keys("image")
+  critics = dataclasses.replace(fast, critic_keys=config.STATE_RUN_KEYS)
+  assert critics.observation_keys("image") == ("image", "state")
+  assert critics.training_keys("image") == ("image", "state", "simulator_state")
+
+
 @pytest.mark.parametrize(
   "call, known",
   [

@@ -25,6 +25,9 @@ SPECS = {
     "simulator_state": tf.TensorSpec((5,), tf.float32),
   },
 }
+# What the policy and the critics see in a test, by its name.
+SEEN = {"image": ("image", "image"), "state": ("state", "state"), "asymmetric": ("image", "state")}
+SPECS["asymmetric"] = {**SPECS["image"], **SPECS["state"]}
 STATISTICS = {"state": (np.zeros(7), np.ones(7)), "simulator_state": (np.ones(5), np.ones(5))}
 SMALL = {
   "conv_filters": (4, 4),
@@ -40,7 +43,8 @@ FROZEN = {"actor_learning_rate": 0.0, "critic_learning_rate": 0.0, "alpha_learni
 
 
 def _agent(cfg=PAPER, observation="state", seed=0) -> cql.CqlAgent:
-  return cql.create(SPECS[observation], cfg, STATISTICS, seed)
+  policy_sees, critics_see = SEEN[observation]
+  return cql.create(SPECS[policy_sees], cfg, STATISTICS, seed, SPECS[critics_see])
 
 
 def _observation(observation, rng):
@@ -330,7 +334,7 @@ def _plain_losses(agent, batch, cfg):
   return {"critic_loss": critic_loss, "actor_loss": actor_loss}
 
 
-@pytest.mark.parametrize("observation", ["image", "state"])
+@pytest.mark.parametrize("observation", SEEN)
 def test_losses_and_gradients_equal_those_written_out(observation):
   cfg = dataclasses.replace(CROPPED, bc_steps=0, actor_bc_weight=0.5, initial_temperature=0.3)
   agent = _agent(cfg, observation)
@@ -345,6 +349,28 @@ def test_losses_and_gradients_equal_those_written_out(observation):
     for own, expected in zip(*gradients, strict=True):
       assert np.max(np.abs(expected)) > 0
       np.testing.assert_allclose(own, expected, rtol=0, atol=1e-5 * np.max(np.abs(expected)))
+
+
+def test_critics_may_see_more_than_a_policy_asks_for():
+  agent = _agent(PAPER, "asymmetric")
+  _randomise(agent)
+  assert set(agent.training_data_spec.observation) == {"image", "state", "simulator_state"}
+  observation = _observation("asymmetric", np.random.default_rng(0))
+  values = agent.values(observation)
+  for policy in (agent.policy, agent.collect_policy):
+    assert set(policy.time_step_spec.observation) == {"image", "state"}
+    seen = {key: observation[key] for key in ("image", "state")}
+    policy.action(ts.restart(seen, BATCH))  # asks for no more
+  other = {**observation, "simulator_state": observation["simulator_state"] + 1.0}
+  actions = [agent.policy.action(ts.restart(x, BATCH)).action for x in (observation, other)]
+  np.testing.assert_array_equal(*actions)
+  assert np.all(agent.values(other) != values)
+  other = {**observation, "image": 255 - observation["image"]}
+  embeddings = [[q.encode(x) for q in agent._critics] for x in (observation, other)]
+  np.testing.assert_array_equal(*embeddings)
+  without = _transition("image")
+  with pytest.raises(ValueError, match="simulator_state"):
+    agent.train(without)
 
 
 def _operations(cfg, observation):

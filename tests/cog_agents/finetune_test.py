@@ -35,12 +35,22 @@ QUICK = {**ROUND, "monitoring_episodes": 1, "evaluation_episodes": 2, "num_worke
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-  """A folder with two small runs, METHOD_OBSERVATION."""
+  """A folder with small runs, METHOD_OBSERVATION; "asymmetric" ones of an image run without images.
+
+  Its policy sees the robot's state, and its critics the simulator's.
+  """
   root = tmp_path_factory.mktemp("runs")
   fakes.write_dataset(root / "data", "prior", has_images=True)
   fakes.write_dataset(root / "data", "task", rewarded=True, has_images=True)
-  for method, observation in (("cog", "state"), ("bc", "image")):
-    agent = dataclasses.replace(config_lib.load_preset("FAST", observation), **SMALL)
+  asymmetric = {"image_run_keys": (specs.STATE,), "critic_keys": (specs.SIMULATOR_STATE,)}
+  for method, observation, sees in (
+    ("cog", "state", {}),
+    ("bc", "image", {}),
+    ("cog", "asymmetric", asymmetric),
+    ("bc", "asymmetric", asymmetric),
+  ):
+    name, observation = f"{method}_{observation}", "image" if sees else observation
+    agent = dataclasses.replace(config_lib.load_preset("FAST", observation), **SMALL, **sees)
     config = train.ExperimentConfig(
       task="task",
       prior=("prior",),
@@ -51,7 +61,7 @@ def runs(tmp_path_factory):
       agent=agent,
     )
     schedule = train.Schedule(STEPS, log_every=STEPS, evaluate_every=0, checkpoint_every=STEPS)
-    train.train(config, schedule, root / f"{method}_{observation}", str(root / "data"))
+    train.train(config, schedule, root / name, str(root / "data"))
   return root
 
 
@@ -179,6 +189,22 @@ def test_a_cloned_policy_goes_on_by_sac(run):
   assert row["cql_loss"] == 0 and row["td_loss"] > 0
   stored = online.EpisodeFolder(folder / "episodes")[1].observations
   assert {key: x.dtype for key, x in stored.items()} == {"image": np.uint8, "state": np.float32}
+
+
+@pytest.mark.parametrize("method", ["cog", "bc"])
+def test_critics_that_see_more_than_the_policy_learn_from_what_they_see(run, method):
+  run_dir = run(f"{method}_asymmetric")
+  result = quickly(run_dir, episodes=3)
+  stored = online.EpisodeFolder(result.folder / "episodes")[0].observations
+  assert set(stored) == {specs.STATE, specs.SIMULATOR_STATE}
+  # What is evaluated and exported asks for less.
+  assert result.evaluation["episodes"] == 2
+  for folder in (run_dir, result.folder):
+    assert run_dirs.read_config(folder)["observation_keys"] == [specs.STATE]
+    policy = tf.saved_model.load(str(run_dirs.latest_export(folder) / evaluate.GREEDY))
+    seen = {specs.STATE: tf.zeros((1, specs.STATE_SIZE))}
+    assert policy.action(ts.restart(seen, 1)).action.shape == (1, specs.ACTION_SIZE)
+  assert run_dirs.read_metrics(result.folder)[-1]["td_loss"] > 0
 
 
 @pytest.mark.parametrize(("name", "explores"), [("cog_state", "greedy"), ("bc_image", "sample")])

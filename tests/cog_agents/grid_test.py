@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from cog_agents import config as config_lib
@@ -111,3 +113,11 @@ def test_an_ablation_changes_the_reference_in_what_it_says():
 def test_an_image_ablation_has_the_crops():
   names = [run.name for run in grid.ablations("image", grid.ABLATION_TABLE, [0])]
   assert "image/ablations/augmentation/seed_0" in names
+
+
+def test_critics_that_see_the_state_are_a_row_from_images_alone():
+  (run,) = grid.ablations("image", ["state_critics"], [0])
+  agent = train_main.agent_config_of([*run.train_flags(1), "--run_dir=x"])
+  expected = dataclasses.replace(config_lib.FAST_IMAGE, critic_keys=("state", "simulator_state"))
+  assert agent == expected
+  assert not grid.ablations("state", ["state_critics"], [0])

@@ -119,22 +119,30 @@ def test_a_task_without_success_is_refused(data):
 
 @pytest.fixture(name="run_dirs", scope="module")
 def _run_dirs(data, tmp_path_factory):
-  """Runs of few steps, by method."""
+  """Runs of few steps: of two methods, and with critics that see what the policy does not."""
   root = tmp_path_factory.mktemp("runs")
   sizes = {"batch_size": 16, "q_hidden_sizes": (16, 16), "policy_hidden_sizes": (16,)}
   agent = dataclasses.replace(config_lib.load_preset("FAST", config_lib.STATE), **sizes)
   schedule = train.Schedule(4, log_every=2, evaluate_every=0, checkpoint_every=2)
-  for method in ("cog", "bc"):
+  asymmetric = dataclasses.replace(
+    agent, image_run_keys=(specs.STATE,), critic_keys=(specs.SIMULATOR_STATE,)
+  )
+  for name, method, observation, sees in (
+    ("cog", "cog", config_lib.STATE, agent),
+    ("bc", "bc", config_lib.STATE, agent),
+    ("asymmetric", "cog", config_lib.IMAGE, asymmetric),
+  ):
     config = train.ExperimentConfig(
-      "task", "place_in_tray", method, config_lib.STATE, 0, agent, ("reaches",)
+      "task", "place_in_tray", method, observation, 0, sees, ("reaches",)
     )
-    train.train(config, schedule, root / method, data["data_dir"], data["cache_dir"])
+    train.train(config, schedule, root / name, data["data_dir"], data["cache_dir"])
   return root
 
 
-def test_main_writes_the_analysis_with_the_values_of_a_run(data, run_dirs, tmp_path, capsys):
+@pytest.mark.parametrize("run", ["cog", "asymmetric"])
+def test_main_writes_the_analysis_with_the_values_of_a_run(data, run_dirs, run, tmp_path, capsys):
   out = tmp_path / "stitching.json"
-  flags = ["--prior=reaches", "--task=task", f"--out={out}", f"--run_dir={run_dirs / 'cog'}"]
+  flags = ["--prior=reaches", "--task=task", f"--out={out}", f"--run_dir={run_dirs / run}"]
   flags += [f"--{name}={value}" for name, value in data.items()]
   assert stitching_main.main(flags) == 0
   assert "connected: " in capsys.readouterr().out
