@@ -39,7 +39,7 @@ def measure(
   data = experience.load(
     names,
     data_dir=data_dir,
-    observation_keys=agent.observation_keys(observation),
+    observation_keys=agent.training_keys(observation),
     cache_dir=cache_dir,
   )
   batches = iter(data.dataset(batch_size, seed=_SEED))

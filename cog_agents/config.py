@@ -69,7 +69,7 @@ class CqlConfig:
   # Observation and networks. Section 5 has the robot's state beside the image; the caption of
   # Figure 8 leaves it out.
   image_run_keys: tuple[str, ...] = (specs.IMAGE, specs.STATE)
-  # What the critics see, which training alone needs: an asymmetric actor-critic (Pinto et al.,
+  # What the critics see, whom training alone needs: an asymmetric actor-critic (Pinto et al.,
   # 2018). None: what the policy sees.
   critic_keys: tuple[str, ...] | None = None
   crop_padding: int = 0  # zero pixels on each side before the random crop; 0: no augmentation
@@ -96,6 +96,8 @@ class CqlConfig:
     if self.uniform_samples + self.policy_samples + self.next_policy_samples < 1:
       raise ValueError(f"the logsumexp of Eq. 1 needs at least one sampled action: {self}")
     check_name("image_dtype", self.image_dtype, IMAGE_DTYPES)
+    if self.critic_keys == ():
+      raise ValueError("critic_keys must name at least one observation, or be None")
     for name in ("batch_size", "n_step"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -106,7 +108,7 @@ class CqlConfig:
     return self.image_run_keys if observation == IMAGE else STATE_RUN_KEYS
 
   def training_keys(self, observation: str) -> tuple[str, ...]:
-    """Those, and what the critics see beside: all that the run must find in its data."""
+    """Keys that the run needs in its data: of what its policy and what its critics see."""
     return tuple(dict.fromkeys((*self.observation_keys(observation), *(self.critic_keys or ()))))
 
 

@@ -137,10 +137,10 @@ def create(
 
   Args:
     observation_spec: key of an observation that the policy sees -> spec without batch dimension.
-    config: hyperparameters.
+    config: hyperparameters; the keys in it are for who chooses the observations, and not read here.
     statistics: mean and standard deviation of every vector observation.
     seed: of the weights, the sampled actions and the crops.
-    critic_observation_spec: of those that the critics see; None: what the policy sees.
+    critic_observation_spec: the same of what the critics see; None: what the policy sees.
 
   Raises:
     ValueError: if a vector observation has no statistics.
@@ -171,9 +171,10 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
   ):
     rng = np.random.default_rng(seed)
     make_networks = NetworkFactory(config, statistics, rng)
-    critic_spec = critic_observation_spec or time_step_spec.observation
-    critics = make_networks.critics("critic", critic_spec)
-    target_critics = make_networks.critics("target_critic", critic_spec)
+    if critic_observation_spec is None:
+      critic_observation_spec = time_step_spec.observation
+    critics = make_networks.critics("critic", critic_observation_spec)
+    target_critics = make_networks.critics("target_critic", critic_observation_spec)
     super().__init__(
       time_step_spec,
       ACTION_SPEC,
@@ -199,9 +200,9 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
       train_step_counter=step_counter(),
       name=name,
     )
-    self._data_context = data_converter.DataContext(
-      ts.time_step_spec({**time_step_spec.observation, **critic_spec}), ACTION_SPEC, info_spec=()
-    )
+    # SacAgent's own would drop from a batch what the critics alone see.
+    data_spec = ts.time_step_spec({**time_step_spec.observation, **critic_observation_spec})
+    self._data_context = data_converter.DataContext(data_spec, ACTION_SPEC, info_spec=())
     self._training_data_spec = self._data_context.trajectory_spec
     self._as_transition = data_converter.AsTransition(self._data_context, squeeze_time_dim=True)
     self._config = config
@@ -223,7 +224,14 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
     return self._greedy_policy
 
   def values(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Q(s, pi(s)) of the smaller critic, pi being `policy`; observations (B, ...) -> (B,)."""
+    """Q(s, pi(s)) of the smaller critic, pi being `policy`.
+
+    Args:
+      observation: key -> (B, ...), of what the policy and what the critics see.
+
+    Returns:
+      (B,).
+    """
     time_step = ts.restart(
       tf.nest.map_structure(tf.constant, observation), len(next(iter(observation.values())))
     )

@@ -89,7 +89,11 @@ def _fine_tuned(offline: Method) -> Method:
   if offline.agent == CQL:
     title = f"{offline.title}, fine-tuned"
     return dataclasses.replace(offline, title=title, data=Data.ONLINE, overrides={})
-  return dataclasses.replace(METHODS["sac"], title=f"{offline.title} + SAC", data=Data.ONLINE)
+  sac = METHODS["sac"]
+  # A clone has statistics of what its policy sees alone, which new critics therefore see, too.
+  overrides = {**sac.overrides, "critic_keys": None}
+  title = f"{offline.title} + SAC"
+  return dataclasses.replace(sac, title=title, data=Data.ONLINE, overrides=overrides)
 
 
 # Online fine-tuning: CQL goes on as it was (section 4), and from a cloned policy on it is SAC with

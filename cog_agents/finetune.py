@@ -127,21 +127,23 @@ def finetune(
     raise train.DivergenceError(divergence["message"])
   if run_dirs.exported_steps(folder) < last_step:
     run_dirs.write_json(folder / run_dirs.CONFIG, {**record, "steps": last_step})
-    _train(config, schedule, folder, checkpoint, run["method"])
+    _train(config, schedule, folder, checkpoint, trained_method=run["method"])
   num_episodes = len(online.EpisodeFolder(folder / "episodes"))
   if run_dirs.exported_steps(folder) < last_step:
     return Result(folder, num_episodes, None)
   return Result(folder, num_episodes, _evaluate(folder, config.environment, schedule))
 
 
-def _train(config, schedule: Schedule, folder: pathlib.Path, checkpoint: str, method: str) -> None:
+def _train(
+  config, schedule: Schedule, folder: pathlib.Path, checkpoint: str, trained_method: str
+) -> None:
   """Takes rounds until the last one or an interrupt, and exports the policies.
 
   Args:
     config, schedule: as for `finetune`.
     folder: of the fine-tuning.
     checkpoint: of the run that it starts from.
-    method: of that run.
+    trained_method: of that run.
   """
   keys = config.agent.training_keys(config.observation)
   num_copies = min(schedule.num_workers, schedule.episodes_per_round)
@@ -154,10 +156,10 @@ def _train(config, schedule: Schedule, folder: pathlib.Path, checkpoint: str, me
       key: (np.zeros(x.shape), np.ones(x.shape)) for key, x in spec.items() if len(x.shape) == 1
     }
     cloned = None
-    if experiments.method(method).agent == experiments.BC:
-      cloned = dataclasses.replace(config, method=method).create_agent(spec, statistics)
+    if experiments.method(trained_method).agent == experiments.BC:
+      cloned = dataclasses.replace(config, method=trained_method).create_agent(spec, statistics)
       _restore(cloned, checkpoint)
-      statistics |= cloned.policy_network.encoder.statistics
+      statistics = cloned.policy_network.encoder.statistics
     with online.ReplayBuffer(spec, statistics, config.agent.n_step, config.agent.gamma) as buffer:
       rounds = _Rounds(config, schedule, folder, _step_of(checkpoint), environment, buffer)
       if not rounds.resume():

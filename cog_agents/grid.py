@@ -198,7 +198,7 @@ ABLATION_TABLE: Mapping[str, Ablation] = {
     "images in float32", {"image_dtype": "float32"}, observations=(config_lib.IMAGE,)
   ),
   "state_critics": Ablation(
-    "critics see the simulator's state, the policy the image",
+    "critics see the simulator's state",
     {"critic_keys": config_lib.STATE_RUN_KEYS},
     observations=(config_lib.IMAGE,),
   ),

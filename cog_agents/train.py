@@ -55,7 +55,7 @@ class ExperimentConfig:
 
   @classmethod
   def from_record(cls, record: Mapping[str, Any]) -> "ExperimentConfig":
-    """The configuration in the config.json of a run, which has other things beside."""
+    """Returns the configuration of a run from `run_dirs.read_config`, which has more beside."""
     names = [field.name for field in dataclasses.fields(cls)]
     fields = config_lib.with_tuples({name: record[name] for name in names if name in record})
     agent = config_lib.CqlConfig(**config_lib.with_tuples(fields.pop("agent")))
@@ -67,18 +67,19 @@ class ExperimentConfig:
     """Returns the untrained agent.
 
     Args:
-      observation_spec: of the data, which have `CqlConfig.training_keys`.
+      observation_spec: key -> spec without batch dimension, of `CqlConfig.training_keys` at least.
       statistics: mean and standard deviation of every vector observation.
     """
 
     def spec(keys: Iterable[str]) -> dict[str, tf.TensorSpec]:
       return {key: observation_spec[key] for key in keys}
 
-    policy_keys = self.agent.observation_keys(self.observation)
-    arguments = (spec(policy_keys), self.agent, statistics, self.seed)
+    policy_spec = spec(self.agent.observation_keys(self.observation))
+    arguments = (policy_spec, self.agent, statistics, self.seed)
     if experiments.method(self.method).agent == experiments.BC:
       return bc.create(*arguments)
-    return cql.create(*arguments, spec(self.agent.critic_keys or policy_keys))
+    critic_keys = self.agent.critic_keys
+    return cql.create(*arguments, None if critic_keys is None else spec(critic_keys))
 
   def dataset_names(self) -> tuple[str, ...]:
     """Prior and task, or the task alone for a method that does without prior data."""

@@ -91,6 +91,7 @@ def test_an_unknown_name_lists_the_known_ones(call, known):
   [
     {"uniform_samples": 0, "policy_samples": 0, "next_policy_samples": 0},
     {"n_step": 0},
+    {"critic_keys": ()},
     {"batch_size": 0},
   ],
 )

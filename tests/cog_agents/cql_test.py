@@ -351,26 +351,35 @@ def test_losses_and_gradients_equal_those_written_out(observation):
       np.testing.assert_allclose(own, expected, rtol=0, atol=1e-5 * np.max(np.abs(expected)))
 
 
-def test_critics_may_see_more_than_a_policy_asks_for():
+def test_a_policy_asks_for_what_it_sees_whatever_the_critics_see():
+  agent = _agent(PAPER, "asymmetric")
+  seen = _observation("image", np.random.default_rng(0))
+  for policy in (agent.policy, agent.collect_policy):
+    assert policy.time_step_spec.observation.keys() == seen.keys()
+    assert policy.action(ts.restart(seen, BATCH)).action.shape == (BATCH, 8)
+
+
+def test_critics_value_what_they_see_alone():
   agent = _agent(PAPER, "asymmetric")
   _randomise(agent)
-  assert set(agent.training_data_spec.observation) == {"image", "state", "simulator_state"}
   observation = _observation("asymmetric", np.random.default_rng(0))
-  values = agent.values(observation)
-  for policy in (agent.policy, agent.collect_policy):
-    assert set(policy.time_step_spec.observation) == {"image", "state"}
-    seen = {key: observation[key] for key in ("image", "state")}
-    policy.action(ts.restart(seen, BATCH))  # asks for no more
-  other = {**observation, "simulator_state": observation["simulator_state"] + 1.0}
-  actions = [agent.policy.action(ts.restart(x, BATCH)).action for x in (observation, other)]
-  np.testing.assert_array_equal(*actions)
-  assert np.all(agent.values(other) != values)
-  other = {**observation, "image": 255 - observation["image"]}
-  embeddings = [[q.encode(x) for q in agent._critics] for x in (observation, other)]
-  np.testing.assert_array_equal(*embeddings)
-  without = _transition("image")
+  action = tf.zeros((BATCH, 8))
+  moved = {**observation, "simulator_state": observation["simulator_state"] + 1.0}
+  repainted = {**observation, "image": 255 - observation["image"]}
+  values, other, same = (
+    np.stack([critic((x, action))[0] for critic in agent._critics])
+    for x in (observation, moved, repainted)
+  )
+  assert np.all(values != other)
+  np.testing.assert_array_equal(values, same)
+  assert np.all(agent.values(observation) != agent.values(moved))
+
+
+def test_data_without_what_the_critics_see_are_refused():
+  agent = _agent(PAPER, "asymmetric")
+  assert set(agent.training_data_spec.observation) == {"image", "state", "simulator_state"}
   with pytest.raises(ValueError, match="simulator_state"):
-    agent.train(without)
+    agent.train(_transition("image"))
 
 
 def _operations(cfg, observation):
@@ -380,10 +389,11 @@ def _operations(cfg, observation):
   return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
 
 
-def test_a_step_encodes_each_image_once_for_each_network():
-  names = [node.op for node in _operations(CROPPED, "image")]
-  # Two target critics and the policy at s', two critics and the policy at s.
-  assert names.count("Conv2D") == 6 * len(CROPPED.conv_filters)
+# Two target critics and the policy at s', two critics and the policy at s; or the policy alone.
+@pytest.mark.parametrize(("observation", "encodings"), [("image", 6), ("asymmetric", 2)])
+def test_a_step_encodes_each_image_once_for_each_network(observation, encodings):
+  names = [node.op for node in _operations(CROPPED, observation)]
+  assert names.count("Conv2D") == encodings * len(CROPPED.conv_filters)
 
 
 @pytest.mark.parametrize("image_dtype", config.IMAGE_DTYPES)

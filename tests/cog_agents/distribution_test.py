@@ -42,6 +42,10 @@ TOLERANCE = 1e-4
 RUNS = {
   "cog_state": ["--method=cog", "--observation=state"],
   "cog_image": ["--method=cog", "--observation=image"],
+  "cog_state_critics": [
+    *("--method=cog", "--observation=image"),
+    '--override=critic_keys=["state", "simulator_state"]',
+  ],
   "bc_image": ["--method=bc", "--observation=image"],
 }
 HANDED_OVER = ("to_two", "to_one")

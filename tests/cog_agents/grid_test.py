@@ -115,6 +115,10 @@ def test_an_image_ablation_has_the_crops():
   assert "image/ablations/augmentation/seed_0" in names
 
 
+def test_titles_fit_their_column():
+  assert max(len(ablation.title) for ablation in grid.ABLATION_TABLE.values()) < 44
+
+
 def test_critics_that_see_the_state_are_a_row_from_images_alone():
   (run,) = grid.ablations("image", ["state_critics"], [0])
   agent = train_main.agent_config_of([*run.train_flags(1), "--run_dir=x"])

@@ -155,6 +155,14 @@ def test_a_run_from_before_a_hyperparameter_goes_on_without_it(finished, data_di
   assert train.train(experiment(prior_share=0.9), schedule(400), run_dir, data_dir) == 400
 
 
+@pytest.mark.parametrize("critic_keys", [None, ("state", "simulator_state")])
+def test_a_configuration_is_read_back_from_its_record(critic_keys):
+  agent = dataclasses.replace(config_lib.FAST_IMAGE, critic_keys=critic_keys)
+  config = experiment(observation=config_lib.IMAGE, agent=agent, prior=("a", "b"))
+  record = {**dataclasses.asdict(config), "steps": 7, "datasets": ["a/1.0.0"]}
+  assert train.ExperimentConfig.from_record(json.loads(json.dumps(record))) == config
+
+
 def test_more_steps_continue_a_finished_run(finished, data_dir, tmp_path):
   run_dir = tmp_path / "copy"
   shutil.copytree(finished, run_dir)
