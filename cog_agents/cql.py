@@ -137,7 +137,7 @@ def create(
 
   Args:
     observation_spec: key of an observation that the policy sees -> spec without batch dimension.
-    config: hyperparameters; the keys in it are for who chooses the observations, and not read here.
+    config: hyperparameters; what to observe is in the two specs, and its keys are not read.
     statistics: mean and standard deviation of every vector observation.
     seed: of the weights, the sampled actions and the crops.
     critic_observation_spec: the same of what the critics see; None: what the policy sees.
