@@ -1,10 +1,14 @@
 """Dataset names in, one stream of transitions out: uniform over their union, or by weights."""
 
+import atexit
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -472,6 +476,46 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
   return buffer[offset : offset + size].view(dtype).reshape(shape)
 
 
+class _Reads:
+  """Reads from disk in TensorFlow's threads, which end before the interpreter does.
+
+  A thread that asks for an interpreter that is gone never comes back, and whoever lets go of the
+  stream's iterator waits for it: a script that ends while batches are prefetched would hang.
+  """
+
+  _QUIET_SECONDS = 0.1  # from one read of a stream to the next there is less
+  _PATIENCE_SECONDS = 5.0  # with a thread that reads for ever
+
+  def __init__(self):
+    self._lock = threading.Lock()
+    self._running = 0
+    self._last_end = -math.inf
+    atexit.register(self._wait_for_the_last)
+
+  def of(self, frames: tables.Rows) -> Callable[[np.ndarray], np.ndarray]:
+    def take(rows):
+      with self._lock:
+        self._running += 1
+      try:
+        return frames.take(rows)
+      finally:
+        with self._lock:
+          self._running -= 1
+          self._last_end = time.monotonic()
+
+    return take
+
+  def _wait_for_the_last(self):
+    deadline = time.monotonic() + self._PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+      if not self._running and time.monotonic() - self._last_end > self._QUIET_SECONDS:
+        return
+      time.sleep(self._QUIET_SECONDS / 10)
+
+
+_reads = _Reads()
+
+
 def _frames(frames: np.ndarray | tables.Rows) -> Callable[[tf.Tensor], tf.Tensor]:
   """Returns a function rows, (N,) → those of `frames`, (N, …)."""
   if isinstance(frames, np.ndarray):
@@ -479,7 +523,7 @@ def _frames(frames: np.ndarray | tables.Rows) -> Callable[[tf.Tensor], tf.Tensor
     return lambda rows: tf.gather(in_memory, rows)
 
   def take(rows):
-    taken = tf.numpy_function(frames.take, [rows], frames.dtype, stateful=False)
+    taken = tf.numpy_function(_reads.of(frames), [rows], frames.dtype, stateful=False)
     return tf.ensure_shape(taken, (None, *frames.shape[1:]))
 
   return take

@@ -3,6 +3,8 @@ import itertools
 import json
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from cog_agents import experience, tables
 from collection import manifest, specs
 from tests import fakes
 
+ROOT = pathlib.Path(__file__).parents[2]
 VECTOR_KEYS = (specs.STATE, specs.SIMULATOR_STATE)
 GAMMA = 0.9
 
@@ -293,6 +296,20 @@ def test_images_are_read_from_disk_and_vectors_are_in_memory(recorded):
   assert isinstance(data.observations[specs.IMAGE], tables.Rows)
   assert isinstance(data.observations[specs.STATE], np.ndarray)
   assert data.observation_spec[specs.IMAGE].shape == specs.IMAGE_SHAPE
+
+
+def test_a_script_that_ends_while_images_are_prefetched_ends(recorded):
+  script = """
+import sys
+from cog_agents import experience
+data = experience.load(
+  ["prior", "task"], data_dir=sys.argv[1], discount=0.9, observation_keys=("image",)
+)
+iterator = iter(data.dataset(1024, seed=0))  # the interpreter lets go of it at its very end
+next(iterator)
+"""
+  command = [sys.executable, "-c", script, recorded[0]]
+  assert subprocess.run(command, cwd=ROOT, timeout=120).returncode == 0
 
 
 def test_columns_of_other_shapes_are_refused():
