@@ -87,11 +87,11 @@ class Cell:
 
   @property
   def differences(self) -> list[str]:
-    """Names of the hyperparameters that are not the same in all runs: a mean of them misleads."""
+    """Names of what is not the same in all runs, where a mean misleads: hyperparameters, data."""
     runs = [*(run for run, _ in self.trials), *self.diverged]
-    agents = [run.config["agent"] for run in runs]
-    names = {name for agent in agents for name in agent}
-    return sorted(x for x in names if any(agent.get(x) != agents[0].get(x) for agent in agents))
+    settings = [{**run.config["agent"], "datasets": run.config["datasets"]} for run in runs]
+    names = {name for setting in settings for name in setting}
+    return sorted(x for x in names if any(y.get(x) != settings[0].get(x) for y in settings))
 
   @property
   def episodes(self) -> int:

@@ -400,13 +400,15 @@ def _evaluate_command(run: grid.Run, environment: str, place: Place) -> list[str
 def _recorded(folder: pathlib.Path, command: provenance.Command) -> Iterator[None]:
   """Adds a command to the record of the run in that folder; its time is null if no one sees it end.
 
-  A training that outlives this process is such a command.
+  A training that outlives this process is such a command; one that fails is not.
   """
   path = folder / RECORD
   there = json.loads(path.read_text()) if path.exists() else []
   run_dirs.write_json(path, [*there, {**command.entry(), "wall_clock_seconds": None}])
-  yield
-  run_dirs.write_json(path, [*there, command.entry()])
+  try:
+    yield
+  finally:
+    run_dirs.write_json(path, [*there, command.entry()])
 
 
 @contextlib.contextmanager

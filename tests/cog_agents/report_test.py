@@ -111,10 +111,13 @@ def test_a_cell_pools_its_seeds_and_stands_beside_the_papers_figure(write):
   assert "seed 0: 0.90 of 100" in text and "seed 1: 0.70 of 100" in text
 
 
-def test_a_cell_of_runs_with_other_hyperparameters_says_so(root, write):
+def test_a_cell_of_runs_with_other_hyperparameters_or_data_says_so(root, write):
   assert "differ" not in cell(write(), "cog")
   runs.write_run(root / "cog_2", "cog", "place_in_tray", 80, seed=2, gamma=0.99)
   assert "runs differ in gamma 3 seeds" in cell(write(), "cog")
+  other = (runs.PRIOR, "task/2.0.0")
+  runs.write_run(root / "cog_3", "cog", "place_in_tray", 80, seed=3, datasets=other)
+  assert "runs differ in datasets, gamma 4 seeds" in cell(write(), "cog")
 
 
 # 2 of 100: [0.006, 0.070] by hand; the paper has 0.02.

@@ -368,6 +368,8 @@ def test_a_failing_command_is_shown_with_the_end_of_its_output(tmp_path, data_di
   )
   assert done.returncode == 1
   assert "exited with 2" in done.stderr and "holds a run with another configuration" in done.stderr
+  (entry,) = json.loads((broken / reproduce.RECORD).read_text())
+  assert entry["wall_clock_seconds"] > 0  # it was seen to end
 
 
 def test_a_run_that_was_set_aside_is_of_no_table(tmp_path):

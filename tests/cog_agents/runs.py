@@ -25,13 +25,14 @@ def write_run(
   filmed=False,
   q_data=1.0,
   gamma=0.97,
+  datasets=(PRIOR, TASK),
 ):
   """Writes the files of a run; `successes` of 100 evaluated episodes, None: not evaluated."""
   path.mkdir(parents=True)
   config = {"method": method, "environment": environment, "observation": observation, "seed": seed}
   _write_json(
     path / "config.json",
-    {**config, "agent": {"gamma": gamma}, "steps": 20, "datasets": [PRIOR, TASK]},
+    {**config, "agent": {"gamma": gamma}, "steps": 20, "datasets": [*datasets]},
   )
   mixture = {f"mixture/{PRIOR}": 0.75, f"mixture/{TASK}": 0.25}
   _write_lines(
