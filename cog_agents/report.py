@@ -70,11 +70,13 @@ def write(
     What was reported, and the files, the page first.
 
   Raises:
-    ReportError: if there is nothing to report.
+    ReportError: if there is nothing to report, or `out` is a folder.
   """
+  out = pathlib.Path(out)
+  if out.is_dir():
+    raise report_data.ReportError(f"{out} is a folder; expected a file, {out / 'NAME.html'}")
   contents = report_data.load(root_dir)
   rows = entries(contents)
-  out = pathlib.Path(out)
   out.parent.mkdir(parents=True, exist_ok=True)
   run_dirs.write_json(out.with_name("report.json"), rows)
   _write_aside(out, report_page.page(contents, rows))
