@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import pathlib
 import typing
 import warnings
 from collections.abc import Sequence
@@ -29,6 +30,14 @@ def positive(text: str) -> int:
   if value < 1:
     raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
   return value
+
+
+def output_file(text: str) -> pathlib.Path:
+  """Parses the path of a file that will be written, as an argparse type."""
+  path = pathlib.Path(text)
+  if path.is_dir():
+    raise argparse.ArgumentTypeError(f"{path} is a folder; expected a file")
+  return path
 
 
 def not_negative(text: str) -> int:

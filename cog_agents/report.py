@@ -70,16 +70,13 @@ def write(
     What was reported, and the files, the page first.
 
   Raises:
-    ReportError: if there is nothing to report, or `out` is a folder.
+    ReportError: if there is nothing to report.
   """
-  out = pathlib.Path(out)
-  if out.is_dir():
-    raise report_data.ReportError(f"{out} is a folder; expected a file, {out / 'NAME.html'}")
   contents = report_data.load(root_dir)
   rows = entries(contents)
-  out.parent.mkdir(parents=True, exist_ok=True)
+  out = pathlib.Path(out)
   run_dirs.write_json(out.with_name("report.json"), rows)
-  _write_aside(out, report_page.page(contents, rows))
+  run_dirs.write_text(out, report_page.page(contents, rows))
   written = [out, out.with_name("report.json")]
   for name, panels_of in _FIGURES.items():
     if panels := panels_of(contents):
@@ -96,9 +93,3 @@ def _text(cell: report_data.Cell | None) -> str:
   low, high = cell.interval
   partly = f", {len(cell.diverged)} diverged" if cell.diverged else ""
   return f"{cell.rate:.2f} [{low:.2f}, {high:.2f}]{partly}"
-
-
-def _write_aside(path: pathlib.Path, text: str) -> None:
-  aside = path.with_name(f".{path.name}.{os.getpid()}")
-  aside.write_text(text)
-  aside.replace(path)

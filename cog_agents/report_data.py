@@ -21,7 +21,7 @@ _HALF_A_DIGIT = 0.005
 
 
 class ReportError(ValueError):
-  """There is nothing to report, or nowhere to write it; the message says where."""
+  """There is nothing to report; the message says where it was looked for."""
 
 
 @dataclasses.dataclass(frozen=True)

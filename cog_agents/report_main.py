@@ -7,6 +7,8 @@ import argparse
 import pathlib
 import sys
 
+from cog_agents import mains
+
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
@@ -19,8 +21,9 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument("--root_dir", required=True, help="folder with runs in or below it")
   parser.add_argument(
-    "--out", help="the page, NAME.html (default: report.html in the root folder)", type=pathlib.Path
-  )
+    "--out", type=mains.output_file,
+    help="the page, NAME.html (default: report.html in the root folder)",
+  )  # fmt: skip
   return parser
 
 

@@ -79,8 +79,13 @@ def read_divergence(run_dir: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a value as `write_text` does."""
+  write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a file aside and renames it."""
   path.parent.mkdir(parents=True, exist_ok=True)
   aside = path.with_name(f".{path.name}.{os.getpid()}")
-  aside.write_text(json.dumps(value, indent=2) + "\n")
+  aside.write_text(text)
   aside.replace(path)

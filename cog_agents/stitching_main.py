@@ -5,7 +5,6 @@
 """
 
 import argparse
-import pathlib
 import sys
 
 from cog_agents import mains
@@ -23,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
   mains.add_datasets(parser, prior_is_required=True)
   parser.add_argument("--run_dir", help="folder of a run of train_main whose values are looked up")
   parser.add_argument(
-    "--out", required=True, type=pathlib.Path,
+    "--out", required=True, type=mains.output_file,
     help="the JSON file; report_main finds those with the name stitching.json",
   )  # fmt: skip
   return parser

@@ -115,6 +115,8 @@ def test_a_wrong_name_lists_the_known_ones_before_tensorflow_loads(main, flags, 
     ("evaluate_main", [], "is not a run"),
     ("finetune_main", ["--environment=place_in_tray"], "is not a run"),
     ("report_main", [], "is no folder"),
+    ("report_main", ["--out=/"], "--out: / is a folder; expected a file"),
+    ("stitching_main", [*TRAIN[:2], "--out=/"], "--out: / is a folder; expected a file"),
   ],
 )
 def test_a_mistake_is_explained_and_exits_with_2(main, flags, message, tmp_path, data_dir, capsys):

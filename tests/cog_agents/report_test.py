@@ -302,12 +302,6 @@ def test_a_line_that_a_killed_run_left_unfinished_is_skipped(root, write):
   assert section(write(), "curves")
 
 
-def test_a_folder_in_place_of_the_page_is_refused(root, write, tmp_path):
-  write()
-  with pytest.raises(report_data.ReportError, match=f"{tmp_path} is a folder; .*NAME.html"):
-    report.write(root, tmp_path)
-
-
 def test_a_missing_folder_is_named(tmp_path):
   with pytest.raises(report_data.ReportError, match=f"{tmp_path / 'nowhere'} is no folder"):
     report.write(tmp_path / "nowhere", tmp_path / "report.html")
