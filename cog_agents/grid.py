@@ -211,6 +211,7 @@ ABLATION_TABLE: Mapping[str, Ablation] = {
   "no_neutral": Ablation(
     "prior grasps without the return to neutral", prior_data="cog_pickplace_prior/no_neutral"
   ),
+  "prior_200": Ablation("200 % of the prior data", prior_data="cog_pickplace_prior/large"),
   "prior_30": Ablation("30 % of the prior data", prior_data="cog_pickplace_prior/percent_30"),
   "prior_10": Ablation("10 % of the prior data", prior_data="cog_pickplace_prior/percent_10"),
   **{
@@ -226,6 +227,7 @@ CUSTOM_CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "name": "no_neutral",
     "scripts": {"grasp_and_hold": 0.8, "pick_and_place_outside": 0.1, "random": 0.1},
   },
+  "cog_pickplace_prior/large": {"name": "large", "num_episodes": 20_000},
   "cog_pickplace_prior/percent_30": {"name": "percent_30", "num_episodes": 3_000},
   "cog_pickplace_prior/percent_10": {"name": "percent_10", "num_episodes": 1_000},
 }
@@ -240,6 +242,7 @@ BUILD_CORE_MINUTES: Mapping[str, float] = {
   "cog_drawer_prior/blocked_2": 29.2,
   "cog_drawer_task": 19.2,
   "cog_pickplace_prior/no_neutral": 10.2,
+  "cog_pickplace_prior/large": 31.8,
   "cog_pickplace_prior/percent_30": 3.4,
   "cog_pickplace_prior/percent_10": 1.2,
 }
