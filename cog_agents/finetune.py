@@ -1,7 +1,6 @@
 """Online fine-tuning of a trained run (sections 4 and 6.2): collect, learn, evaluate, resume."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import time
@@ -126,8 +125,8 @@ def finetune(
   if divergence := run_dirs.read_divergence(folder):
     raise train.DivergenceError(divergence["message"])
   if run_dirs.exported_steps(folder) < last_step:
-    run_dirs.write_json(folder / run_dirs.CONFIG, {**record, "steps": last_step})
-    _train(config, schedule, folder, checkpoint, trained_method=run["method"])
+    record["steps"] = last_step
+    _train(config, schedule, folder, checkpoint, record)
   num_episodes = len(online.EpisodeFolder(folder / "episodes"))
   if run_dirs.exported_steps(folder) < last_step:
     return Result(folder, num_episodes, None)
@@ -135,7 +134,7 @@ def finetune(
 
 
 def _train(
-  config, schedule: Schedule, folder: pathlib.Path, checkpoint: str, trained_method: str
+  config, schedule: Schedule, folder: pathlib.Path, checkpoint: str, record: dict[str, Any]
 ) -> None:
   """Takes rounds until the last one or an interrupt, and exports the policies.
 
@@ -143,7 +142,7 @@ def _train(
     config, schedule: as for `finetune`.
     folder: of the fine-tuning.
     checkpoint: of the run that it starts from.
-    trained_method: of that run.
+    record: config.json, which is written once the run is known to fit.
   """
   keys = config.agent.training_keys(config.observation)
   num_copies = min(schedule.num_workers, schedule.episodes_per_round)
@@ -156,14 +155,16 @@ def _train(
       key: (np.zeros(x.shape), np.ones(x.shape)) for key, x in spec.items() if len(x.shape) == 1
     }
     cloned = None
-    if experiments.method(trained_method).agent == experiments.BC:
-      cloned = dataclasses.replace(config, method=trained_method).create_agent(spec, statistics)
+    method = record["finetuned_method"]
+    if experiments.method(method).agent == experiments.BC:
+      cloned = dataclasses.replace(config, method=method).create_agent(spec, statistics)
       _restore(cloned, checkpoint)
       statistics = cloned.policy_network.encoder.statistics
     with online.ReplayBuffer(spec, statistics, config.agent.n_step, config.agent.gamma) as buffer:
       rounds = _Rounds(config, schedule, folder, _step_of(checkpoint), environment, buffer)
       if not rounds.resume():
-        rounds.start(checkpoint, cloned)
+        rounds.take(checkpoint, cloned)
+      run_dirs.write_json(folder / run_dirs.CONFIG, record)
       with train.interruptible() as interrupted:
         rounds.run(interrupted)
       train.export(rounds.learner, folder)
@@ -199,15 +200,18 @@ class _Rounds:
       self.learner.checkpoint, str(folder / run_dirs.CHECKPOINTS), train.CHECKPOINTS_KEPT
     )
 
-  def start(self, checkpoint: str, cloned: bc.BcAgent | None) -> None:
-    """Takes the agent of a run, or the policy that it cloned, and evaluates it."""
+  def take(self, checkpoint: str, cloned: bc.BcAgent | None) -> None:
+    """Takes the agent of a run, or the policy that it cloned."""
+    if len(self._episodes):
+      raise run_dirs.RunError(
+        f"{self._folder} has {len(self._episodes)} episodes and no checkpoint of what learned from "
+        "them; copy its checkpoints/ back, or move the folder away to start anew"
+      )
     if cloned is None:
       _restore(self.learner.agent, checkpoint)
     else:
       take_over(self.learner.agent, cloned)
     self._metrics = train.Metrics(self._folder, step=-1)  # none is kept
-    self._metrics.write({"step": self._first_step, "episodes": 0, **self._monitor()})
-    self._manager.save(self._first_step)
 
   def resume(self) -> bool:
     """Goes on from the last checkpoint with all episodes of the folder; False if there is none."""
@@ -228,6 +232,8 @@ class _Rounds:
   def run(self, interrupted: Callable[[], bool]) -> None:
     """Takes rounds until the last one or an interrupt, and saves a checkpoint."""
     schedule, learner, first_step = self._schedule, self.learner, self._first_step
+    if not self._manager.latest_checkpoint and not self._begin(interrupted):
+      return
     taken = learner.step - first_step
     with tqdm.tqdm(
       total=schedule.steps, initial=taken, desc="finetune", unit="steps", smoothing=0.05
@@ -239,19 +245,29 @@ class _Rounds:
         steps_per_second = self._learn(first_step + end, progress, interrupted)
         taken = learner.step - first_step
         if taken == end:
-          row = self._finish_round(steps_per_second)
-          progress.set_postfix(episodes=row["episodes"], success=row["success_rate"])
+          row = self._finish_round(steps_per_second, interrupted)
+          progress.set_postfix(episodes=row["episodes"], success=row.get("success_rate"))
     self._metrics.close()
     if _step_of(self._manager.latest_checkpoint) != learner.step:
       self._manager.save(learner.step)
+
+  def _begin(self, interrupted: Callable[[], bool]) -> bool:
+    """Evaluates the policy as it is before any round, and saves it; False if interrupted."""
+    success = self._monitor(interrupted)
+    if success:
+      self._metrics.write({"step": self._first_step, "episodes": 0, **success})
+      self._manager.save(self._first_step)
+    return bool(success)
 
   def _collect(self, num_episodes: int, interrupted: Callable[[], bool]) -> None:
     """Collects until there are as many episodes in all."""
     while len(self._episodes) < num_episodes and not interrupted():
       end = min(num_episodes, len(self._episodes) + self._environment.batch_size)
-      for episode in self._collector.collect(registry.FINETUNING_SEEDS[len(self._episodes) : end]):
-        self._episodes.append(episode)
-        self._learn_from(episode)
+      seeds = registry.FINETUNING_SEEDS[len(self._episodes) : end]
+      with train.simulators_may_go(interrupted):
+        for episode in self._collector.collect(seeds):
+          self._episodes.append(episode)
+          self._learn_from(episode)
 
   def _learn_from(self, episode: online.Episode) -> None:
     self._buffer.add(episode)
@@ -267,7 +283,9 @@ class _Rounds:
       progress.update(count)
     return round((self.learner.step - first) / (time.monotonic() - started), 2)
 
-  def _finish_round(self, steps_per_second: float) -> dict[str, float]:
+  def _finish_round(
+    self, steps_per_second: float, interrupted: Callable[[], bool]
+  ) -> dict[str, float]:
     """Evaluates, logs and saves."""
     step, before = self.learner.step, run_dirs.read_metrics(self._folder)[-1]["episodes"]
     row = {
@@ -276,17 +294,22 @@ class _Rounds:
       **self.learner.pop_metrics(),
       "steps_per_second": steps_per_second,
       "collected_success_rate": float(np.mean(self._successes[before:])),
-      **self._monitor(),
+      **self._monitor(interrupted),
     }
     self._metrics.write(row)
     self._manager.save(step)
     return row
 
-  def _monitor(self) -> dict[str, float]:
-    """Success of the greedy policy, always on the same episodes, which it does not learn from."""
+  def _monitor(self, interrupted: Callable[[], bool]) -> dict[str, float]:
+    """Success of the greedy policy, always on the same episodes, which it does not learn from.
+
+    Nothing if the simulators are ended with this process.
+    """
     seeds = registry.MONITORING_SEEDS[: self._schedule.monitoring_episodes]
-    summary = evaluate.summarize(evaluate.rollout(self._environment, self._greedy, seeds))
-    return {key: summary[key] for key in ("success_rate", "success_at_end_rate")}
+    with train.simulators_may_go(interrupted):
+      summary = evaluate.summarize(evaluate.rollout(self._environment, self._greedy, seeds))
+      return {key: summary[key] for key in ("success_rate", "success_at_end_rate")}
+    return {}
 
 
 def take_over(agent: cql.CqlAgent, cloned: bc.BcAgent) -> None:
@@ -324,12 +347,9 @@ def _step_of(checkpoint: str) -> int:
 
 def _evaluate(folder: pathlib.Path, environment_name: str, schedule: Schedule) -> dict[str, Any]:
   """Evaluates the exported policy, unless that has been done."""
-  path = folder / run_dirs.EVALUATIONS / f"{environment_name}.json"
-  if path.exists():
-    there = json.loads(path.read_text())
-    steps, episodes = run_dirs.exported_steps(folder), schedule.evaluation_episodes
-    if (there["steps"], there["episodes"]) == (steps, episodes):
-      return there
+  steps, episodes = run_dirs.exported_steps(folder), schedule.evaluation_episodes
+  if there := run_dirs.read_evaluation(folder, environment_name, steps, episodes):
+    return there
   return evaluate.evaluate_run(
     folder,
     environment_name,

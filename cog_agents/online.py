@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -158,9 +159,10 @@ class EpisodeFolder:
         discounts=arrays.pop(rlds.DISCOUNT),
         observations={key.removeprefix(_OBSERVATION): x for key, x in arrays.items()},
       )
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
       raise run_dirs.RunError(
-        f"{path} is no episode ({error}); remove it and those after it to collect them again"
+        f"{path} is no episode ({error}); copy it back, or move {self._folder.parent} away to "
+        "start anew"
       ) from error
 
   def _path(self, index: int) -> pathlib.Path:

@@ -125,7 +125,7 @@ def status(run: grid.Run, place: Place) -> Status:
   missing = [
     name
     for name in run.environments
-    if not is_trained or not _is_evaluated(folder, name, exported, place.episodes)
+    if not is_trained or not run_dirs.read_evaluation(folder, name, exported, place.episodes)
   ]
   return Status(step, steps, is_trained, None, tuple(missing), _new_episodes(run, place))
 
@@ -149,16 +149,9 @@ def _new_episodes(run: grid.Run, place: Place) -> int:
   if there < run.new_episodes:
     return run.new_episodes - there
   steps = run_dirs.exported_steps(folder)
-  is_done = not run.new_episodes or _is_evaluated(folder, run.monitored, steps, place.episodes)
-  return 0 if is_done else 1
-
-
-def _is_evaluated(folder: pathlib.Path, name: str, steps: int, episodes: int) -> bool:
-  path = folder / run_dirs.EVALUATIONS / f"{name}.json"
-  if not path.exists():
-    return False
-  there = json.loads(path.read_text())
-  return there["steps"] == steps and there["episodes"] >= episodes
+  if not run.new_episodes or run_dirs.read_evaluation(folder, run.monitored, steps, place.episodes):
+    return 0
+  return 1
 
 
 def plan(runs: Sequence[grid.Run], place: Place) -> str:
@@ -208,8 +201,8 @@ def _minutes(seconds: float) -> str:
 
 
 def missing_datasets(runs: Sequence[grid.Run], place: Place) -> list[str]:
-  """Returns the datasets that runs which are not done need and that are not built."""
-  names = {name: None for run in runs if not status(run, place).is_done for name in run.datasets}
+  """Returns the datasets that runs which are not trained need and that are not built."""
+  names = {name: None for run in runs if not status(run, place).is_trained for name in run.datasets}
   return [name for name in names if not _is_built(name, place.data_dir)]
 
 

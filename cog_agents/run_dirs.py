@@ -22,6 +22,17 @@ class RunError(ValueError):
   """A folder is not the run that is needed; the message says what is missing or different."""
 
 
+def read_evaluation(
+  run_dir: pathlib.Path, environment_name: str, steps: int, episodes: int
+) -> dict[str, Any] | None:
+  """Returns the evaluation of the policy of `steps` on `episodes` or more; None: there is none."""
+  path = run_dir / EVALUATIONS / f"{environment_name}.json"
+  if not path.exists():
+    return None
+  there = json.loads(path.read_text())
+  return there if there["steps"] == steps and there["episodes"] >= episodes else None
+
+
 def read_config(run_dir: str | os.PathLike) -> dict[str, Any]:
   """Returns config.json of a run.
 

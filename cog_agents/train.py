@@ -9,7 +9,7 @@ import pathlib
 import shutil
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -330,12 +330,8 @@ def _train_loop(learner, schedule, manager, metrics, monitor, interrupted) -> No
       row = {"step": step, **learner.pop_metrics()}
       row["steps_per_second"] = round((step - timed_from) / seconds, 2)
       if schedule.evaluates_at(step):
-        try:
+        with simulators_may_go(interrupted):
           row.update(monitor.evaluate())
-        except (ConnectionError, EOFError):
-          if not interrupted():
-            raise
-          # SIGTERM went to the simulators, too, as from a scheduler that ends a job.
         progress.set_postfix(success=row.get("success_rate"))
       metrics.write(row)
       if step % schedule.checkpoint_every == 0:
@@ -467,6 +463,16 @@ def export(learner: Learner, run_dir: pathlib.Path) -> None:
   for other in folder.parent.iterdir():
     if other != folder:
       shutil.rmtree(other)
+
+
+@contextlib.contextmanager
+def simulators_may_go(interrupted: Callable[[], bool]):
+  """Gives up what needs them if SIGTERM went to them, too, as from a scheduler that ends a job."""
+  try:
+    yield
+  except (ConnectionError, EOFError):
+    if not interrupted():
+      raise
 
 
 @contextlib.contextmanager

@@ -240,7 +240,9 @@ def start(run_dir):
     f"--environment={ENVIRONMENT}", "--episodes=9", "--episodes_per_round=3",
     "--steps_per_round=400", "--monitoring_episodes=1", "--evaluation_episodes=2", "--workers=1",
   ]  # fmt: skip
-  return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+  return subprocess.Popen(
+    command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+  )
 
 
 def wait_for_episodes(process, folder, count):
@@ -288,6 +290,27 @@ def test_no_episode_is_lost_by_an_interrupt_or_a_kill(run):
   assert run_dirs.latest_export(folder).name == f"{STEPS + 1200:09d}"
 
 
+@pytest.mark.parametrize("episodes", [0, 1, 3])  # evaluating, collecting, learning
+def test_a_signal_that_ends_the_simulators_too_loses_nothing(run, episodes):
+  run_dir = run("cog_state")
+  folder = run_dir / "finetune" / ENVIRONMENT
+  process = start(run_dir)
+  while not (folder / "config.json").exists():
+    assert process.poll() is None
+    time.sleep(0.01)
+  wait_for_episodes(process, folder / "episodes", episodes)
+  os.killpg(process.pid, signal.SIGTERM)  # as `timeout` and schedulers do
+  output, _ = process.communicate(timeout=600)
+  assert process.returncode == 130, output
+  collected = contents(folder / "episodes")
+  assert f"Stopped after {len(collected)} of 9 episodes" in output
+
+  process = start(run_dir)
+  assert process.wait(timeout=600) == 0
+  assert contents(folder / "episodes").items() >= collected.items()
+  assert [row["episodes"] for row in run_dirs.read_metrics(folder)] == [0, 3, 6, 9]
+
+
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
@@ -299,12 +322,14 @@ def test_no_episode_is_lost_by_an_interrupt_or_a_kill(run):
   ],
 )
 def test_a_mistake_is_explained_and_exits_with_2(run, flags, message, capsys):
+  run_dir = run("cog_state")
   with pytest.raises(SystemExit) as exit_info:
     finetune_main.main(
-      [f"--run_dir={run('cog_state')}", f"--environment={ENVIRONMENT}", "--workers=1", *flags]
+      [f"--run_dir={run_dir}", f"--environment={ENVIRONMENT}", "--workers=1", *flags]
     )
   assert exit_info.value.code == 2
   assert message in capsys.readouterr().err
+  assert not list(run_dir.glob("finetune/*/config.json"))  # so that the right command goes on
 
 
 def test_a_run_without_a_checkpoint_says_so(run):
@@ -322,6 +347,11 @@ def test_what_no_longer_fits_is_refused(run):
     quickly(run_dir, episodes=6, episodes_per_round=2)
   with pytest.raises(run_dirs.RunError, match="is a run of the method 'cog_finetuned'"):
     finetune.configure(folder, ENVIRONMENT)
+  shutil.move(folder / "checkpoints", run_dir / "aside")
+  with pytest.raises(run_dirs.RunError, match="has 3 episodes and no checkpoint"):
+    quickly(run_dir, episodes=6)
+  shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+  shutil.move(run_dir / "aside", folder / "checkpoints")
   (folder / "episodes" / "000001.npz").unlink()
   with pytest.raises(run_dirs.RunError, match=r"from 3 episodes.* has the first 1; copy"):
     quickly(run_dir, episodes=6)

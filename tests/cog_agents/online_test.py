@@ -137,9 +137,17 @@ def test_episodes_are_read_as_they_were_written(tmp_path, episodes):
     assert_same(again[index], episode)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"])
-def test_a_damaged_episode_is_named(tmp_path, content):
+def flipped_bits(content):
+  """Makes the first deflated block one of a type that there is not."""
+  name, extra = (int.from_bytes(content[i : i + 2], "little") for i in (26, 28))
+  at = 30 + name + extra  # behind the local header of the archive's first file
+  return content[:at] + bytes([content[at] | 0b110]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:9], flipped_bits])
+def test_a_damaged_episode_is_named(tmp_path, damage):
   online.EpisodeFolder(tmp_path).append(counted_episode())
-  (tmp_path / "000000.npz").write_bytes(content)
+  path = tmp_path / "000000.npz"
+  path.write_bytes(damage(path.read_bytes()))
   with pytest.raises(run_dirs.RunError, match="000000.npz is no episode"):
     online.EpisodeFolder(tmp_path)[0]

@@ -94,6 +94,13 @@ def test_the_status_is_read_from_what_a_run_has_left(left, step, steps, missing,
   assert now.is_done == (missing == ())
 
 
+def test_what_is_left_but_evaluations_needs_no_data(tmp_path):
+  place = reproduce.Place(tmp_path, data_dir=str(tmp_path / "none"), episodes=2)
+  assert reproduce.missing_datasets([RUN], place) == list(RUN.datasets)
+  write_run(tmp_path / RUN.name, [0.0] * 4, exported=1_000)
+  assert reproduce.missing_datasets([RUN], place) == []
+
+
 def test_an_evaluation_of_fewer_episodes_or_another_step_does_not_count(tmp_path):
   write_run(tmp_path / RUN.name, [0.0] * 4, exported=1_000, evaluated=ROWS)
   assert reproduce.status(RUN, reproduce.Place(tmp_path, episodes=2)).is_done
