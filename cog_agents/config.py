@@ -101,6 +101,8 @@ class CqlConfig:
     for name in ("batch_size", "n_step"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    if not 0.0 < self.gamma <= 1.0:
+      raise ValueError(f"gamma must be above 0 and at most 1, got {self.gamma}")
 
   def observation_keys(self, observation: str) -> tuple[str, ...]:
     """Keys of the environment's observation dict that the policy of an --observation run sees."""

@@ -219,11 +219,17 @@ def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
     found = list_datasets(data_dir)
     plain, _, version = name.partition(":")
     configs = {x.partition(":")[0] for x in found if x.startswith(f"{plain}/")}
-    if len(configs) == 1:
+    if len(configs) == 1 and not _says_its_default(plain, data_dir):
       return find(":".join([*configs, *([version] if version else [])]), data_dir)
     raise DatasetError(
       f"unknown dataset {name!r}; datasets in {place}: {', '.join(found) or 'none'}"
     ) from error
+
+
+def _says_its_default(name: str, data_dir: str | None) -> bool:
+  """Whether a data directory names the configuration that a dataset has by default."""
+  roots = tfds.core.utils.file_utils.list_data_dirs(given_data_dir=data_dir)
+  return any((epath.Path(root) / name / ".config" / "metadata.json").exists() for root in roots)
 
 
 def list_datasets(data_dir: str | None = None) -> list[str]:

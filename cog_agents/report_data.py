@@ -124,15 +124,14 @@ def load(root_dir: str | os.PathLike) -> Contents:
   if not root.is_dir():
     raise ReportError(f"{root} is no folder; expected one with runs of train_main below it")
   paths = [path for path in sorted(root.rglob(run_dirs.CONFIG)) if _is_of_a_table(path, root)]
-  folders = [path.parent for path in paths]
   tuned = f"{run_dirs.FINE_TUNINGS}/*/{run_dirs.METRICS}"
   contents = Contents(
     root,
-    tuple(_run(path) for path in folders if path.parent.name != run_dirs.FINE_TUNINGS),
+    tuple(run for run in map(_run, paths) if "finetuned_method" not in run.config),
     tuple(
       _fine_tuning(path.parent)
       for path in sorted(root.rglob(tuned))
-      if path.parent.name in experiments.ROWS  # not one that was set aside
+      if path.parent.name in experiments.ROWS and _is_of_a_table(path, root)  # nor set aside
     ),
     tuple(
       json.loads(path.read_text())
@@ -162,7 +161,7 @@ def cells(runs: Sequence[Run]) -> dict[tuple[str, str, str], Cell]:
   trials: dict[tuple[str, str, str], list] = {}
   diverged: dict[tuple[str, str, str], list] = {}
   for run in sorted(runs, key=lambda run: run.config.get("seed", 0)):
-    for evaluation in run.evaluations:
+    for evaluation in () if run.divergence else run.evaluations:
       key = evaluation["observation"], evaluation["environment"], evaluation["method"]
       trials.setdefault(key, []).append((run, evaluation))
     for key in _keys(run) if run.divergence else ():
@@ -212,7 +211,7 @@ def _keys(run: Run) -> list[tuple[str, str, str]]:
 
 
 def _run(path: pathlib.Path) -> Run:
-  return _with_results(path, run_dirs.read_config(path))
+  return _with_results(path.parent, run_dirs.read_config(path.parent))
 
 
 def _fine_tuning(path: pathlib.Path) -> Run:

@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
   parser = _parser()
   args = parser.parse_args(argv)
   out = args.out or pathlib.Path(args.root_dir) / "report.html"
+  if out.suffix == ".json":
+    parser.error(f"--out={out}: expected the page, NAME.html; report.json goes beside it")
 
   from cog_agents import report, report_data
 

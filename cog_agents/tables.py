@@ -98,6 +98,8 @@ class Column:
   def close(self) -> None:
     self._file.seek(0)
     self._write_header()  # of the same size: numpy leaves room for a longer length
+    self._file.flush()
+    os.fsync(self._file.fileno())
     self._file.close()
 
   def _write_header(self) -> None:
@@ -124,7 +126,7 @@ def ensure(
 ) -> dict[str, pathlib.Path]:
   """Writes the columns of a table that are not there yet; another process that wants them waits.
 
-  A process that is killed leaves no column that is not complete.
+  Neither a process that is killed nor a power cut leaves a column that is not complete.
 
   Args:
     folder: of the table.
@@ -167,8 +169,10 @@ def _write(
         column.extend(rows[name])
     for column in columns.values():
       column.close()
-  except OSError as error:
+  except BaseException as error:
     shutil.rmtree(folder, ignore_errors=True)
+    if not isinstance(error, OSError):
+      raise
     raise TableError(
       f"cannot write the decoded data: {error}. ${_CACHE_VARIABLE} says where they go"
     ) from error

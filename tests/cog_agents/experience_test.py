@@ -145,6 +145,17 @@ def test_an_unknown_dataset_lists_those_that_are_there(recorded, name):
   assert repr(name) in str(error.value)
 
 
+def test_the_only_configuration_stands_for_the_default_where_none_is_named(tmp_path):
+  fakes.write_dataset(tmp_path, "prior")
+  shutil.move(tmp_path / "prior" / "1.0.0", tmp_path / "prior" / "small" / "1.0.0")
+  assert experience.find("prior", str(tmp_path)).data_path.parent.name == "small"
+  (tmp_path / "prior" / ".config").mkdir()
+  metadata = tmp_path / "prior" / ".config" / "metadata.json"  # as a build writes it
+  metadata.write_text(json.dumps({"default_config_name": "full"}))
+  with pytest.raises(experience.DatasetError, match=r"unknown dataset .*prior/small:1\.0\.0"):
+    experience.find("prior", str(tmp_path))
+
+
 def test_an_unknown_split_lists_the_known_ones(recorded):
   with pytest.raises(experience.DatasetError, match=r"'test'.*\['train', 'validation'\]"):
     load(recorded[0], split="test")

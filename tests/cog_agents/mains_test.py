@@ -116,6 +116,8 @@ def test_a_wrong_name_lists_the_known_ones_before_tensorflow_loads(main, flags, 
     ("finetune_main", ["--environment=place_in_tray"], "is not a run"),
     ("report_main", [], "is no folder"),
     ("report_main", ["--out=/"], "--out: / is a folder; expected a file"),
+    ("report_main", ["--root_dir=x", "--out=report.json"], "--out=report.json: expected the page"),
+    ("train_main", [*TRAIN, "--override=gamma=0"], "gamma must be above 0 and at most 1, got 0"),
     ("stitching_main", [*TRAIN[:2], "--out=/"], "--out: / is a folder; expected a file"),
   ],
 )

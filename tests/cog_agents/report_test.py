@@ -4,6 +4,7 @@ import html
 import itertools
 import json
 import re
+import shutil
 
 import imageio
 import pytest
@@ -155,6 +156,11 @@ def test_a_method_of_which_some_seeds_diverged_shows_both(root, write):
   assert "0.03 [0.01, 0.08], 1 diverged" in report.table(report_data.load(root))
 
 
+def test_a_run_that_was_evaluated_before_it_diverged_has_only_diverged(root, write):
+  runs.write_run(root / "sac_0", "sac", "place_in_tray", 3, diverged_at=50)
+  assert cell(write(), "sac").startswith("diverged at step 50")
+
+
 def test_a_run_that_diverged_counts_in_every_condition_that_it_is_for(tmp_path):
   runs.write_run(tmp_path / "sac", "sac", "drawer_closed", diverged_at=50)
   runs.write_run(tmp_path / "no_prior", "no_prior", "drawer_open", diverged_at=50)
@@ -179,9 +185,19 @@ def test_rows_of_runs_have_their_values_under_their_names(cloning_first):
 def test_a_fine_tuning_that_was_set_aside_is_not_shown(root):
   runs.write_fine_tuning(root / "cog_0", "place_in_tray", [0.5, 0.9])
   runs.write_fine_tuning(root / "cog_0", "place_in_tray_old", [0.1])
+  runs.write_fine_tuning(root / "cog_1", "place_in_tray", [0.1])
+  shutil.move(root / "cog_1" / "finetune" / "place_in_tray", root / "cog_1" / "old")
   report.write(root, root / "report.html")
-  (tuned,) = report_data.load(root).fine_tunings
-  assert tuned.path.name == "place_in_tray"
+  contents = report_data.load(root)
+  assert [tuned.path for tuned in contents.fine_tunings] == [root / "cog_0/finetune/place_in_tray"]
+  paths = [run.path for run in contents.runs]
+  assert root / "cog_1" in paths and root / "cog_1" / "old" not in paths
+
+
+def test_the_fine_tuning_of_an_ablation_is_in_no_curve(root):
+  runs.write_run(root / "ablations" / "alpha_10", "cog", "place_in_tray", 1)
+  runs.write_fine_tuning(root / "ablations" / "alpha_10", "place_in_tray", [0.1])
+  assert not report_data.load(root).fine_tunings
 
 
 @pytest.mark.parametrize("value, shown", [(300.0, False), (-2.5e5, True), (400.0, True)])

@@ -57,7 +57,8 @@ def write_fine_tuning(run_dir, environment, rates, successes=None):
   """Writes a fine-tuning of a run, with a success rate after each 100 new episodes."""
   path = run_dir / run_dirs.FINE_TUNINGS / environment
   path.mkdir(parents=True)
-  _write_json(path / "config.json", {"environment": environment, "episodes": 100 * len(rates)})
+  method = json.loads((run_dir / "config.json").read_text())["method"]
+  _write_json(path / "config.json", {"environment": environment, "finetuned_method": method})
   _write_lines(
     path / "metrics.jsonl",
     [

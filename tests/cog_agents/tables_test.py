@@ -105,6 +105,16 @@ def test_a_process_that_is_killed_leaves_nothing_and_another_one_waits(tmp_path)
   np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.concatenate(EPISODES))
 
 
+def test_data_that_cannot_be_read_leave_no_unfinished_table(tmp_path):
+  def read(names):
+    yield {name: EPISODES[0] for name in names}
+    raise ValueError("damaged")
+
+  with pytest.raises(ValueError, match="damaged"):
+    tables.ensure(tmp_path, ["a"], read, 2)
+  assert {path.name for path in tmp_path.iterdir()} == {".lock"}
+
+
 def test_a_disk_that_is_too_small_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
   usage = shutil.disk_usage(tmp_path)._replace(free=10)
   monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
