@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from etils import epath
 from google.protobuf import json_format
+from tensorflow_datasets.core import dataset_info
 from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 
@@ -210,10 +211,10 @@ def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
   place = data_dir or "TFDS's default data directories"
   try:
     return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
-  except (json.JSONDecodeError, json_format.ParseError) as error:
+  except (json.JSONDecodeError, json_format.ParseError, dataset_info.DatasetInfoFileError) as error:
     raise DatasetError(
-      f"dataset_info.json, features.json or metadata.json of {name!r} in {place} is damaged:"
-      f" {error}. Copy these files again"
+      f"dataset_info.json, features.json or metadata.json of {name!r} in {place} is damaged or"
+      f" missing: {error}. Copy these files again"
     ) from error
   except (tfds.core.DatasetNotFoundError, ValueError) as error:  # the latter: not even a name
     found = list_datasets(data_dir)
@@ -382,7 +383,10 @@ def _digest(builder: tfds.core.DatasetBuilder, split: str) -> str:
   found = [f"{path.name} is missing" for path in paths if not path.exists()]
   has_manifest = (folder / manifest.FILENAME).exists()
   if not found and has_manifest:
-    found = manifest.violations(folder, ignored=manifest.DOCUMENTS)
+    try:
+      found = manifest.violations(folder, ignored=manifest.DOCUMENTS)
+    except json.JSONDecodeError as error:
+      found = [f"{manifest.FILENAME} cannot be read: {error}"]
   if found:
     raise DatasetError(
       f"the copy of {builder.info.full_name} in {folder} is damaged:"

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tqdm
 
 from cog_agents import bc, cql, environments, evaluate, experiments, online, run_dirs, train
-from collection import registry
+from collection import registry, specs
 
 # Standard deviation of what is added to every dimension of the actions that CQL collects with: half
 # of the scripts' noise. Its stochastic policy is as broad as the recorded actions, and fails where
@@ -102,7 +102,8 @@ def finetune(
       tensorboard/, checkpoints/, episodes/, policies/ and evaluations/, and is a run itself.
 
   Raises:
-    RunError: if the run has no checkpoint or does not fit `config`, the folder holds a fine-tuning
+    RunError: if the run has no checkpoint or does not fit `config`, which may ask for observations
+      that there are not or that a clone has no statistics of, the folder holds a fine-tuning
       with another configuration or lacks episodes.
     DivergenceError: if it diverges, or did.
   """
@@ -121,6 +122,10 @@ def finetune(
     "episodes_per_round": schedule.episodes_per_round,
     "steps_per_round": schedule.steps_per_round,
   }
+  unknown = set(config.agent.training_keys(config.observation)) - set(specs.OBSERVATION_KEYS)
+  if unknown:
+    known = ", ".join(specs.OBSERVATION_KEYS)
+    raise run_dirs.RunError(f"no observations {sorted(unknown)}; expected some of: {known}")
   train.refuse_other_run(folder, record, remedy="move that folder away to start anew")
   if divergence := run_dirs.read_divergence(folder):
     raise train.DivergenceError(divergence["message"])
@@ -159,7 +164,12 @@ def _train(
     if experiments.method(method).agent == experiments.BC:
       cloned = dataclasses.replace(config, method=method).create_agent(spec, statistics)
       _restore(cloned, checkpoint)
-      statistics = cloned.policy_network.encoder.statistics
+      unseen, statistics = set(statistics), cloned.policy_network.encoder.statistics
+      if unseen := unseen - set(statistics):
+        raise run_dirs.RunError(
+          f"new critics cannot see {sorted(unseen)}, of which the cloned policy has no statistics; "
+          f"it has those of {sorted(statistics)}"
+        )
     with online.ReplayBuffer(spec, statistics, config.agent.n_step, config.agent.gamma) as buffer:
       rounds = _Rounds(config, schedule, folder, _step_of(checkpoint), environment, buffer)
       if not rounds.resume():

@@ -277,9 +277,15 @@ def execute(runs: Sequence[grid.Run], place: Place) -> None:
     ReproduceError: if a command failed; the other runs are finished first.
     KeyboardInterrupt: on Ctrl-C.
   """
+  failures, unbuilt = [], set()
   for name in missing_datasets(runs, place):
     tqdm.tqdm.write(f"building {name}")
-    build(name, place)
+    try:
+      build(name, place)
+    except ReproduceError as error:
+      failures.append(str(error))
+      unbuilt.add(name)
+  runs = [run for run in runs if status(run, place).is_trained or not unbuilt & {*run.datasets}]
   left = [run for run in runs if not status(run, place).is_done]
   for prior, task in dict.fromkeys((run.prior_data, run.task_data) for run in left):
     if prior:
@@ -297,7 +303,6 @@ def execute(runs: Sequence[grid.Run], place: Place) -> None:
     finally:
       slots.put(environment)
 
-  failures = []
   progress = tqdm.tqdm(total=len(runs), desc="runs", unit="runs", smoothing=0)
   with progress, concurrent.futures.ThreadPoolExecutor(place.jobs) as pool:
     futures = {pool.submit(finish, run): run for run in runs}
@@ -314,7 +319,7 @@ def execute(runs: Sequence[grid.Run], place: Place) -> None:
       pool.shutdown(cancel_futures=True)
       raise
   if failures:
-    raise ReproduceError(f"{len(failures)} of {len(runs)} runs failed: " + "\n".join(failures))
+    raise ReproduceError(f"{len(failures)} commands failed: " + "\n".join(failures))
 
 
 def _slots(jobs: int) -> queue.SimpleQueue[dict[str, str]]:

@@ -138,17 +138,22 @@ def ensure(
     Name → file.
 
   Raises:
-    TableError: if there is not enough disk.
+    TableError: if they cannot be written there, as for want of disk.
   """
-  folder.mkdir(parents=True, exist_ok=True)
   paths = {name: folder / f"{name}.npy" for name in names}
-  with (folder / ".lock").open("w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)  # gone with this process, however it ends
-    missing = [name for name, path in paths.items() if not path.exists()]
-    if missing:
-      _write(folder / ".unfinished", missing, read(missing), num_episodes)
-      for name in missing:
-        (folder / ".unfinished" / name).replace(paths[name])
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)  # gone with this process, however it ends
+      missing = [name for name, path in paths.items() if not path.exists()]
+      if missing:
+        _write(folder / ".unfinished", missing, read(missing), num_episodes)
+        for name in missing:
+          (folder / ".unfinished" / name).replace(paths[name])
+  except OSError as error:
+    raise TableError(
+      f"cannot write the decoded data: {error}. ${_CACHE_VARIABLE} says where they go"
+    ) from error
   return paths
 
 
@@ -169,13 +174,9 @@ def _write(
         column.extend(rows[name])
     for column in columns.values():
       column.close()
-  except BaseException as error:
+  except BaseException:
     shutil.rmtree(folder, ignore_errors=True)
-    if not isinstance(error, OSError):
-      raise
-    raise TableError(
-      f"cannot write the decoded data: {error}. ${_CACHE_VARIABLE} says where they go"
-    ) from error
+    raise
 
 
 def _check_disk(folder: pathlib.Path, needed: int) -> None:

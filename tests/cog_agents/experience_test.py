@@ -277,6 +277,20 @@ def test_a_description_that_was_cut_off_is_refused_by_its_name(name, copy, tmp_p
     load(str(tmp_path), ["task"])
 
 
+def test_a_manifest_that_was_cut_off_is_refused(copy, tmp_path):
+  folder, _ = copy
+  (folder / manifest.FILENAME).write_bytes((folder / manifest.FILENAME).read_bytes()[:-9])
+  with pytest.raises(experience.DatasetError, match=r"task/1\.0\.0 in .*: manifest\.json cannot"):
+    load(str(tmp_path), ["task"])
+
+
+def test_a_description_that_is_gone_is_refused(copy, tmp_path):
+  folder, _ = copy
+  (folder / "dataset_info.json").unlink()
+  with pytest.raises(experience.DatasetError, match=r"dataset_info\.json.* 'task' in .* missing"):
+    load(str(tmp_path), ["task"])
+
+
 def test_a_card_that_was_edited_does_not_matter(copy, tmp_path):
   folder, _ = copy
   manifest.add_documents(epath.Path(folder), {"README.md": "# Task"})

@@ -312,17 +312,19 @@ def test_a_signal_that_ends_the_simulators_too_loses_nothing(run, episodes):
 
 
 @pytest.mark.parametrize(
-  ("flags", "message"),
+  ("name", "flags", "message"),
   [
-    (["--environment=drawer_open"], "expected one of: place_in_tray_held, place_in_tray"),
-    (["--override=depth=3"], "unknown field 'depth'"),
-    (["--override=policy_hidden_sizes=[17]"], "does not fit the agent"),
-    (["--episodes=0"], "expected at least 1, got 0"),
-    (["--episodes=15"], "episodes=15 is no multiple of episodes_per_round=10"),
+    ("cog_state", ["--environment=drawer_open"], "expected one of: place_in_tray_held, place_in_"),
+    ("cog_state", ["--override=depth=3"], "unknown field 'depth'"),
+    ("cog_state", ["--override=policy_hidden_sizes=[17]"], "does not fit the agent"),
+    ("cog_state", ['--override=critic_keys=["x"]'], "no observations ['x']; expected some of"),
+    ("bc_image", ['--override=critic_keys=["simulator_state"]'], "cannot see ['simulator_state']"),
+    ("cog_state", ["--episodes=0"], "expected at least 1, got 0"),
+    ("cog_state", ["--episodes=15"], "episodes=15 is no multiple of episodes_per_round=10"),
   ],
 )
-def test_a_mistake_is_explained_and_exits_with_2(run, flags, message, capsys):
-  run_dir = run("cog_state")
+def test_a_mistake_is_explained_and_exits_with_2(run, name, flags, message, capsys):
+  run_dir = run(name)
   with pytest.raises(SystemExit) as exit_info:
     finetune_main.main(
       [f"--run_dir={run_dir}", f"--environment={ENVIRONMENT}", "--workers=1", *flags]

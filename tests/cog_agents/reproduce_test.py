@@ -309,6 +309,20 @@ def test_data_that_cannot_be_analysed_are_trained_on_all_the_same(tmp_path, monk
   assert "with a reward" in output
 
 
+def test_a_build_that_fails_stops_only_the_runs_that_need_it(tmp_path, monkeypatch):
+  for name in ("some_prior", "some_task"):
+    fakes.write_dataset(tmp_path / "data", name, rewarded=True)
+  run = dataclasses.replace(RUN, prior_data="some_prior", task_data="some_task")
+  other = dataclasses.replace(run, name="state/other/cog/seed_0", prior_data="no_such_dataset")
+  finished = []
+  monkeypatch.setattr(reproduce, "_finish", lambda run, *_: finished.append(run))
+  monkeypatch.setattr(reproduce, "_line", lambda run, place: run.name)
+  place = reproduce.Place(tmp_path / "runs", data_dir=str(tmp_path / "data"))
+  with pytest.raises(reproduce.ReproduceError, match=r"1 commands failed: .*no_such_dataset"):
+    reproduce.execute([other, run], place)
+  assert finished == [run]
+
+
 def test_a_version_and_data_of_ablations_have_an_analysis_of_their_own(tmp_path, monkeypatch):
   def call(command, *_):
     (out,) = (flag.removeprefix("--out=") for flag in command if flag.startswith("--out="))

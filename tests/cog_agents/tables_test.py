@@ -115,6 +115,12 @@ def test_data_that_cannot_be_read_leave_no_unfinished_table(tmp_path):
   assert {path.name for path in tmp_path.iterdir()} == {".lock"}
 
 
+def test_a_file_where_the_table_should_go_is_an_error_that_says_what_to_do(tmp_path):
+  (tmp_path / "table").touch()
+  with pytest.raises(tables.TableError, match=r"File exists: .*table.*\$COG_CACHE_DIR says where"):
+    tables.ensure(tmp_path / "table", ["a"], lambda names: iter(()), 2)
+
+
 def test_a_disk_that_is_too_small_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
   usage = shutil.disk_usage(tmp_path)._replace(free=10)
   monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
