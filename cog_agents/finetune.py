@@ -164,12 +164,13 @@ def _train(
     if experiments.method(method).agent == experiments.BC:
       cloned = dataclasses.replace(config, method=method).create_agent(spec, statistics)
       _restore(cloned, checkpoint)
-      unseen, statistics = set(statistics), cloned.policy_network.encoder.statistics
-      if unseen := unseen - set(statistics):
+      known = cloned.policy_network.encoder.statistics
+      if unseen := set(statistics) - set(known):
         raise run_dirs.RunError(
           f"new critics cannot see {sorted(unseen)}, of which the cloned policy has no statistics; "
-          f"it has those of {sorted(statistics)}"
+          f"it has those of {sorted(known)}"
         )
+      statistics = known
     with online.ReplayBuffer(spec, statistics, config.agent.n_step, config.agent.gamma) as buffer:
       rounds = _Rounds(config, schedule, folder, _step_of(checkpoint), environment, buffer)
       if not rounds.resume():

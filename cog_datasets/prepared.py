@@ -13,6 +13,7 @@ import rlds
 import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import json_format
+from tensorflow_datasets.core import dataset_info
 
 from collection import specs
 
@@ -64,9 +65,10 @@ def find(source: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
     if (epath.Path(source) / _FEATURES).exists():
       return tfds.builder_from_directory(source)
     return tfds.core.read_only_builder.builder_from_files(source, data_dir=data_dir)
-  except (json.JSONDecodeError, json_format.ParseError) as error:
+  except (json.JSONDecodeError, json_format.ParseError, dataset_info.DatasetInfoFileError) as error:
     raise ValueError(
-      f"dataset_info.json, features.json or metadata.json of {source!r} is damaged: {error}"
+      f"dataset_info.json, features.json or metadata.json of {source!r} is damaged or missing:"
+      f" {error}"
     ) from error
   except (tfds.core.DatasetNotFoundError, ValueError) as error:  # the latter: not even a name
     place = data_dir or "TFDS's default data directory"

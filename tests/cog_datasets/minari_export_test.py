@@ -301,12 +301,19 @@ def test_a_damaged_dataset_is_refused(damage, message, data_dir, tmp_path, capfd
   assert not (tmp_path / "minari").exists()
 
 
-@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
-def test_a_description_that_was_cut_off_is_refused_by_its_name(name, data_dir, tmp_path, capfd):
+@pytest.mark.parametrize(
+  ("name", "damage"),
+  [
+    ("dataset_info.json", lambda path: path.write_bytes(path.read_bytes()[:-9])),
+    ("features.json", lambda path: path.write_bytes(path.read_bytes()[:-9])),
+    ("dataset_info.json", lambda path: path.unlink()),
+  ],
+)
+def test_a_damaged_description_is_refused_by_its_name(name, damage, data_dir, tmp_path, capfd):
   folder = tmp_path / "cog_pickplace_task" / "tiny"
   shutil.copytree(data_dir / "cog_pickplace_task" / "tiny", folder)
   (path,) = folder.glob(f"*/{name}")
-  path.write_bytes(path.read_bytes()[:-9])
+  damage(path)
   for source in ("cog_pickplace_task/tiny", str(path.parent)):
     with pytest.raises(SystemExit):
       _export(source, tmp_path, tmp_path / "minari")
