@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from etils import epath
 from google.protobuf import json_format
-from tensorflow_datasets.core import dataset_info
+from tensorflow_datasets.core import dataset_builder, dataset_info
 from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 
@@ -230,7 +230,7 @@ def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
 def _says_its_default(name: str, data_dir: str | None) -> bool:
   """Whether a data directory names the configuration that a dataset has by default."""
   roots = tfds.core.utils.file_utils.list_data_dirs(given_data_dir=data_dir)
-  return any((epath.Path(root) / name / ".config" / "metadata.json").exists() for root in roots)
+  return any(dataset_builder.load_default_config_name(epath.Path(root) / name) for root in roots)
 
 
 def list_datasets(data_dir: str | None = None) -> list[str]:

@@ -283,7 +283,8 @@ def execute(runs: Sequence[grid.Run], place: Place) -> None:
     try:
       build(name, place)
     except ReproduceError as error:
-      failures.append(str(error))
+      failures.append(f"{name}, and with it the runs that need it: {error}")
+      tqdm.tqdm.write(failures[-1])
       unbuilt.add(name)
   runs = [run for run in runs if status(run, place).is_trained or not unbuilt & {*run.datasets}]
   left = [run for run in runs if not status(run, place).is_done]
@@ -319,7 +320,7 @@ def execute(runs: Sequence[grid.Run], place: Place) -> None:
       pool.shutdown(cancel_futures=True)
       raise
   if failures:
-    raise ReproduceError(f"{len(failures)} commands failed: " + "\n".join(failures))
+    raise ReproduceError("failed:\n" + "\n".join(failures))
 
 
 def _slots(jobs: int) -> queue.SimpleQueue[dict[str, str]]:

@@ -314,7 +314,11 @@ def test_a_signal_that_ends_the_simulators_too_loses_nothing(run, episodes):
 @pytest.mark.parametrize(
   ("name", "flags", "message"),
   [
-    ("cog_state", ["--environment=drawer_open"], "expected one of: place_in_tray_held, place_in_"),
+    (
+      "cog_state",
+      ["--environment=drawer_open"],
+      "expected one of: place_in_tray_held, place_in_tray",
+    ),
     ("cog_state", ["--override=depth=3"], "unknown field 'depth'"),
     ("cog_state", ["--override=policy_hidden_sizes=[17]"], "does not fit the agent"),
     ("cog_state", ['--override=critic_keys=["x"]'], "no observations ['x']; expected some of"),

@@ -144,7 +144,9 @@ def flipped_bits(content):
   return content[:at] + bytes([content[at] | 0b110]) + content[at + 1 :]
 
 
-@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:9], flipped_bits])
+@pytest.mark.parametrize(
+  "damage", [lambda content: b"", lambda content: b"PK\x03\x04 cut off", flipped_bits]
+)
 def test_a_damaged_episode_is_named(tmp_path, damage):
   online.EpisodeFolder(tmp_path).append(counted_episode())
   path = tmp_path / "000000.npz"
