@@ -72,6 +72,9 @@ class CqlConfig:
   # What the critics see, whom training alone needs: an asymmetric actor-critic (Pinto et al.,
   # 2018). None: what the policy sees.
   critic_keys: tuple[str, ...] | None = None
+  # Side in pixels of a square of the image that is encoded beside the whole of it: see
+  # networks.gripper_crop. 0: none.
+  gripper_crop_size: int = 0
   crop_padding: int = 0  # zero pixels on each side before the random crop; 0: no augmentation
   conv_filters: tuple[int, ...] = (16, 16, 16)  # of the 3x3 convolutions
   conv_stride: int = 1  # 1: 2x2 max-pooling between two convolutions; more: none

@@ -197,6 +197,11 @@ ABLATION_TABLE: Mapping[str, Ablation] = {
   "float32": Ablation(  # the reference has bfloat16 where the processor has it
     "images in float32", {"image_dtype": "float32"}, observations=(config_lib.IMAGE,)
   ),
+  "gripper_crop": Ablation(
+    "a crop around the gripper beside the image",
+    {"gripper_crop_size": 24},
+    observations=(config_lib.IMAGE,),
+  ),
   "state_critics": Ablation(
     "critics see the simulator's state",
     {"critic_keys": config_lib.STATE_RUN_KEYS},

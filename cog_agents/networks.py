@@ -12,7 +12,7 @@ from tf_agents.specs import distribution_spec
 
 from cog_agents import config as config_lib
 from cog_agents import distribution
-from collection import specs
+from collection import scenes, specs
 
 # Below this a standard deviation is noise of the simulator (a millimetre, a milliradian).
 MIN_STATISTICS_STD = 1e-3
@@ -66,6 +66,34 @@ def random_crop(images: tf.Tensor, padding: int, seed: tf.Tensor) -> tf.Tensor:
   return tf.image.crop_and_resize(images, boxes, tf.range(batch), (height, width), "nearest")
 
 
+def gripper_crop(images: tf.Tensor, state: tf.Tensor, size: int) -> tf.Tensor:
+  """A square of each image around the place on the table that lies below the end effector.
+
+  What is to be grasped is then seen where it lies from the gripper, wherever both are. The pose is
+  the robot's own measurement and the camera's a constant; nothing else of the scene is used.
+
+  Args:
+    images: (B, H, W, C) of scenes.POLICY_CAMERA, H = W.
+    state: (B, 7), the observation of that name, which begins with the position in metres.
+    size: S, side of the square in pixels.
+
+  Returns:
+    (B, S, S, C) float32 with the same range of values: the pixels next to each point, weighed by
+    their distance, and 0 outside the image.
+  """
+  batch, side = tf.shape(images)[0], images.shape[1]
+  table = tf.fill((batch, 1), scenes.TABLE_TOP)
+  places = tf.concat([state[:, :2], table, tf.ones((batch, 1))], axis=1)
+  matrix = tf.constant(scenes.POLICY_CAMERA.world_to_clip(), tf.float32)
+  x, y, _, w = tf.unstack(tf.linalg.matmul(places, matrix, transpose_b=True), axis=1)
+  # Pixels: 0 is the middle of the first one, which crop_and_resize calls 0, and the last one's 1.
+  centers = tf.stack([1.0 - y / w, 1.0 + x / w], axis=1) * (side / 2) - 0.5
+  half = (size - 1) / 2
+  boxes = tf.concat([centers - half, centers + half], axis=1) / (side - 1)
+  images = tf.cast(images, tf.float32)  # a GPU has no crop_and_resize of bytes
+  return tf.image.crop_and_resize(images, boxes, tf.range(batch), (size, size), "bilinear")
+
+
 class Standardize(tf.keras.layers.Layer):
   """(x - mean) / std with fixed statistics, which are saved with the network."""
 
@@ -113,7 +141,8 @@ class Encoder(tf.keras.layers.Layer):
   """Observation dict -> features (B, F).
 
   Images go through the convolutions of the paper (section 5: 3x3 with stride 1, max-pooling by 2
-  between them, ReLU; a larger stride replaces the pooling) and are flattened; vectors are
+  between them, ReLU; a larger stride replaces the pooling) and are flattened; so is the gripper's
+  crop, if the configuration has one, by one convolution less, as its sides are shorter; vectors are
   standardised; all are concatenated.
 
   Attributes:
@@ -131,13 +160,20 @@ class Encoder(tf.keras.layers.Layer):
     super().__init__(name=name)
     self._crop_padding = config.crop_padding
     self._max_pooling = config.conv_stride == 1
+    self._gripper_crop_size = config.gripper_crop_size
     self._convolutions = []
+    self._crop_convolutions = []
     self.features_dtype = tf.float32
     if specs.IMAGE in observation_spec:
       self.features_dtype = tf.as_dtype(config.image_dtype)
-      self._convolutions = [
-        Convolution(filters, config.conv_stride, rng) for filters in config.conv_filters
-      ]
+      self._convolutions = self._make_convolutions(config.conv_filters, config, rng)
+      if config.gripper_crop_size:
+        if specs.STATE not in observation_spec:
+          raise ValueError(
+            f"gripper_crop_size needs the observation {specs.STATE!r} beside the image, got"
+            f" {sorted(observation_spec)}"
+          )
+        self._crop_convolutions = self._make_convolutions(config.conv_filters[1:], config, rng)
     self._vector_keys = tuple(key for key in sorted(observation_spec) if key != specs.IMAGE)
     missing = set(self._vector_keys) - set(statistics)
     if missing:
@@ -153,16 +189,24 @@ class Encoder(tf.keras.layers.Layer):
     """Encodes a batch; with a `seed` of shape (2,) the images are randomly cropped first."""
     parts = [self._standardizers[key](observation[key]) for key in self._vector_keys]
     if self._convolutions:
-      parts.append(self._encode_image(observation[specs.IMAGE], seed))
+      image = observation[specs.IMAGE]
+      if self._crop_convolutions:
+        crop = gripper_crop(image, observation[specs.STATE], self._gripper_crop_size)
+        parts.append(self._encode_image(crop, self._crop_convolutions))
+      if seed is not None and self._crop_padding:
+        image = random_crop(image, self._crop_padding, seed)
+      parts.append(self._encode_image(image, self._convolutions))
     return tf.concat([tf.cast(part, self.features_dtype) for part in parts], axis=-1)
 
-  def _encode_image(self, image: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-    if seed is not None and self._crop_padding:
-      image = random_crop(image, self._crop_padding, seed)
+  @staticmethod
+  def _make_convolutions(all_filters: Sequence[int], config, rng) -> list[Convolution]:
+    return [Convolution(filters, config.conv_stride, rng) for filters in all_filters]
+
+  def _encode_image(self, image: tf.Tensor, convolutions: Sequence[Convolution]) -> tf.Tensor:
     x = tf.cast(image, self.features_dtype)  # whole numbers, which bfloat16 has up to 256
-    for i, convolution in enumerate(self._convolutions):
+    for i, convolution in enumerate(convolutions):
       x = convolution(x, scale=1.0 if i else 1.0 / 255.0)
-      if self._max_pooling and convolution is not self._convolutions[-1]:
+      if self._max_pooling and convolution is not convolutions[-1]:
         x = tf.nn.max_pool2d(x, ksize=2, strides=2, padding="SAME")
       # The same as ReLU before the pooling, on a quarter of the numbers.
       x = tf.nn.relu(x)

@@ -53,6 +53,26 @@ class Camera:
   pitch: float  # degrees
   shadow: bool = False
 
+  def view_matrix(self) -> tuple[float, ...]:
+    """World → camera, as PyBullet takes it: 4×4, column after column."""
+    return pybullet.computeViewMatrixFromYawPitchRoll(
+      CAMERA_TARGET, self.distance, CAMERA_YAW, self.pitch, 0, upAxisIndex=2
+    )
+
+  def projection_matrix(self) -> tuple[float, ...]:
+    """Camera → clip coordinates, likewise."""
+    return pybullet.computeProjectionMatrixFOV(CAMERA_FIELD_OF_VIEW, 1.0, CAMERA_NEAR, CAMERA_FAR)
+
+  def world_to_clip(self) -> np.ndarray:
+    """The 4×4 matrix that takes (x, y, z, 1) in metres to clip coordinates (x, y, z, w).
+
+    In the image x / w goes from -1 at the left edge to 1 at the right, y / w from -1 at the lower
+    edge to 1 at the upper.
+    """
+    matrices = (self.projection_matrix(), self.view_matrix())
+    projection, view = (np.reshape(matrix, (4, 4)).T for matrix in matrices)
+    return projection @ view
+
 
 @dataclasses.dataclass(frozen=True)
 class Tray:
@@ -146,17 +166,11 @@ class Scene(abc.ABC):
 
   def image(self, camera: Camera = POLICY_CAMERA) -> np.ndarray:
     """uint8 (size, size, 3)."""
-    view = self._client.computeViewMatrixFromYawPitchRoll(
-      CAMERA_TARGET, camera.distance, CAMERA_YAW, camera.pitch, 0, upAxisIndex=2
-    )
-    projection = self._client.computeProjectionMatrixFOV(
-      CAMERA_FIELD_OF_VIEW, 1.0, CAMERA_NEAR, CAMERA_FAR
-    )
     pixels = self._client.getCameraImage(
       camera.size,
       camera.size,
-      view,
-      projection,
+      camera.view_matrix(),
+      camera.projection_matrix(),
       shadow=int(camera.shadow),
       lightDirection=LIGHT_DIRECTION,
       renderer=pybullet.ER_TINY_RENDERER,
