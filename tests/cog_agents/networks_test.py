@@ -7,6 +7,7 @@ from scipy import stats
 from tf_agents.specs import tensor_spec
 
 from cog_agents import config, networks
+from collection import scenes
 
 ACTION_SPEC = tensor_spec.BoundedTensorSpec((8,), tf.float32, -1.0, 1.0)
 IMAGE_SPEC = {"image": tf.TensorSpec((12, 12, 3), tf.uint8)}
@@ -74,6 +75,55 @@ def test_crops_are_a_function_of_the_seed(rng):
   )
   np.testing.assert_array_equal(first, again)
   assert not np.array_equal(first, other)
+
+
+def _pixel_below(state):
+  """Row and column in a 12 by 12 image of the place on the table below the end effector."""
+  x, y, _, w = scenes.POLICY_CAMERA.world_to_clip() @ (*state[:2], scenes.TABLE_TOP, 1.0)
+  return np.array([1.0 - y / w, 1.0 + x / w]) * 6.0 - 0.5
+
+
+def test_the_grippers_crop_is_centred_on_the_table_below_it():
+  rows, columns = np.mgrid[:12, :12]
+  ramps = np.stack([10 * rows, 10 * columns, np.full((12, 12), 7)], axis=-1).astype(np.uint8)
+  states = np.array([[0.6, 0.2, -0.2, 0, 0, 0, 1], [0.63, 0.22, -0.3, 0, 0, 0, 0]], np.float32)
+  crops = networks.gripper_crop(tf.constant([ramps, ramps]), tf.constant(states), 5).numpy()
+  assert crops.shape == (2, 5, 5, 3)
+  for state, crop in zip(states, crops, strict=True):
+    row, column = _pixel_below(state)
+    np.testing.assert_allclose(crop[:, 2, 0], 10 * (row + np.arange(-2, 3)), atol=0.01)
+    np.testing.assert_allclose(crop[2, :, 1], 10 * (column + np.arange(-2, 3)), atol=0.01)
+    np.testing.assert_allclose(crop[..., 2], 7, atol=0.01)
+  assert np.abs(_pixel_below(states[0]) - _pixel_below(states[1])).max() > 0.2
+
+
+def test_the_grippers_crop_is_zero_outside_the_image():
+  image = tf.fill((1, 12, 12, 3), np.uint8(200))
+  state = tf.constant([[0.8, 0.2, -0.2, 0, 0, 0, 1]])  # at the left edge
+  _, column = _pixel_below(state[0].numpy())
+  crop = networks.gripper_crop(image, state, 8).numpy()[0, 4, :, 0]
+  np.testing.assert_array_equal(crop > 0, column + np.arange(-3.5, 4) >= 0)
+  assert set(np.round(crop)) == {0, 200}
+
+
+def test_an_encoder_with_the_grippers_crop_sees_it_beside_the_image(rng):
+  cfg = dataclasses.replace(SMALL, conv_stride=2, gripper_crop_size=6)
+  encoder = networks.Encoder({**IMAGE_SPEC, **STATE_SPEC}, cfg, STATISTICS, rng)
+  state = np.array([[0.6, 0.2, -0.2, 0, 0, 0, 1]], np.float32)
+  image = _images(rng, batch=1)
+  features = encoder({"image": image, "state": tf.constant(state)}).numpy()
+  # The state; 6 -> 3 pixels a side by one convolution; 12 -> 6 -> 3 by two; four filters.
+  assert features.shape == (1, 7 + 3 * 3 * 4 + 3 * 3 * 4)
+  state[0, 0] += 0.05
+  moved = encoder({"image": image, "state": tf.constant(state)}).numpy()
+  assert not np.array_equal(features[:, 7:43], moved[:, 7:43])
+  np.testing.assert_array_equal(features[:, 43:], moved[:, 43:])
+
+
+def test_the_grippers_crop_needs_the_robots_state(rng):
+  cfg = dataclasses.replace(SMALL, gripper_crop_size=6)
+  with pytest.raises(ValueError, match=r"'state' beside the image, got \['image'\]"):
+    networks.Encoder(IMAGE_SPEC, cfg, STATISTICS, rng)
 
 
 def test_vectors_are_standardised_by_the_given_statistics(rng):

@@ -57,3 +57,16 @@ def test_places_shapes_and_colours_vary_with_the_seed(scene):
     places.append(tuple(scene.position()[:2]))
     images.append(scene.image().tobytes())
   assert len(set(places)) == len(set(images)) == 8
+
+
+@pytest.mark.parametrize("camera", [scenes.POLICY_CAMERA, scenes.VIDEO_CAMERA])
+def test_a_camera_projects_a_place_to_where_its_image_shows_it(scene, camera):
+  for seed in range(5):
+    scene.reset(np.random.default_rng(seed), held=False)
+    with_object = scene.image(camera)
+    x, y, _, w = camera.world_to_clip() @ (*scene.position(), 1.0)
+    scene._client.removeBody(scene._bodies[scenes.OBJECT])
+    changed = np.argwhere(np.any(with_object != scene.image(camera), axis=2))
+    pixel = np.array([1.0 - y / w, 1.0 + x / w]) * camera.size / 2 - 0.5
+    assert np.all(changed.min(axis=0) - 1 < pixel) and np.all(pixel < changed.max(axis=0) + 1)
+    assert np.linalg.norm(changed.mean(axis=0) - pixel) < camera.size * 0.03
