@@ -15,6 +15,11 @@ FINE_TUNING = "finetuning"  # Figures 5 and 9
 ABLATIONS = "ablations"  # also the folder of these runs, which are in no cell of Table 1
 
 
+def table_filename(table: str, observation: str) -> str:
+  """Name of the file of a table's results."""
+  return f"table_{table}_{observation}.json"
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
   """How a task is trained from one kind of observation: the same for every method of Table 1.

@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from cog_agents import config as config_lib
 from cog_agents import experiments, grid, run_dirs
 from collection import statistics
 
@@ -35,6 +37,7 @@ class Run:
     evaluations: every evaluations/ENVIRONMENT.json.
     metrics: rows of metrics.jsonl.
     divergence: diverged.json ("step", "message") of a run whose losses stopped being numbers.
+    diverged_value: the last logged Q of recorded actions, if it is far beyond any return.
   """
 
   path: pathlib.Path
@@ -42,14 +45,7 @@ class Run:
   evaluations: tuple[dict[str, Any], ...]
   metrics: tuple[dict[str, float], ...]
   divergence: dict[str, Any] | None
-
-  @property
-  def diverged_value(self) -> float | None:
-    """The last logged Q of recorded actions, if it is far beyond any return; else None."""
-    values = [row["q_data"] for row in self.metrics if "q_data" in row]
-    if not values or abs(values[-1]) * (1 - self.config["agent"]["gamma"]) <= _DIVERGED_ABOVE:
-      return None
-    return values[-1]
+  diverged_value: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +112,8 @@ class Cell:
 def load(root_dir: str | os.PathLike) -> Contents:
   """Reads what lies in or below a folder, but for ablations, which are in no cell of Table 1.
 
+  In a folder without runs it is what the tables of `reproduce_main` there tell of theirs.
+
   Raises:
     ReportError: if nothing there can be shown: neither a run that was evaluated or that diverged,
       nor a fine-tuning, nor a stitching analysis.
@@ -124,6 +122,8 @@ def load(root_dir: str | os.PathLike) -> Contents:
   if not root.is_dir():
     raise ReportError(f"{root} is no folder; expected one with runs of train_main below it")
   paths = [path for path in sorted(root.rglob(run_dirs.CONFIG)) if _is_of_a_table(path, root)]
+  if not paths and (tables := _tables(root)):
+    return _from_tables(root, tables)
   tuned = f"{run_dirs.FINE_TUNINGS}/*/{run_dirs.METRICS}"
   contents = Contents(
     root,
@@ -143,10 +143,75 @@ def load(root_dir: str | os.PathLike) -> Contents:
   if shown or contents.fine_tunings or contents.stitchings:
     return contents
   if not contents.runs:
-    raise ReportError(f"no run (a folder with config.json, of train_main) in or below {root}")
+    raise ReportError(
+      f"no run (a folder with config.json, of train_main) in or below {root}, and no table of"
+      " reproduce_main in it"
+    )
   raise ReportError(
     f"none of the {len(contents.runs)} runs below {root} has been evaluated: evaluate_main"
   )
+
+
+def _tables(root: pathlib.Path) -> list[pathlib.Path]:
+  """Files of results of Table 1 and of fine-tuning in a folder."""
+  names = [
+    grid.table_filename(table, observation)
+    for table in (grid.TABLE_1, grid.FINE_TUNING)
+    for observation in config_lib.OBSERVATIONS
+  ]
+  return [root / name for name in names if (root / name).exists()]
+
+
+def _from_tables(root: pathlib.Path, paths: Iterable[pathlib.Path]) -> Contents:
+  """The runs that such files tell of: all but their videos and what else was logged."""
+  offline: dict[str, list[dict[str, Any]]] = {}  # run_dir → entries, one for each condition
+  online: dict[str, list[dict[str, Any]]] = {}
+  for path in paths:
+    for entry in json.loads(path.read_text()):
+      entries = online if "fine_tuning_curve" in entry else offline
+      found = entries.setdefault(entry["run_dir"], [])
+      if entry["environment"] not in {x["environment"] for x in found}:  # or it is in two tables
+        found.append(entry)
+  return Contents(
+    root,
+    tuple(_run_of_entries(offline[path], "learning_curve") for path in sorted(offline)),
+    tuple(_run_of_entries(online[path], "fine_tuning_curve") for path in sorted(online)),
+    stitchings=(),
+  )
+
+
+def _run_of_entries(entries: Sequence[dict[str, Any]], curve: str) -> Run:
+  """The run, or the fine-tuning, of these entries of a table."""
+  first = entries[0]
+  flags = [flag for flag in shlex.split(first["command"][0]) if flag.startswith("--")]
+  values = dict(flag[2:].split("=", 1) for flag in flags)  # of several overrides the last
+  config = {
+    "method": values["method"],
+    "observation": first["observation"],
+    "seed": first["seed"],
+    "environment": values["environment"],
+    "agent": {"flags": [x for x in flags if x.startswith(("--preset=", "--override="))]},
+    "datasets": [values[name] for name in ("prior", "task") if name in values],
+  }
+  evaluated = [entry for entry in entries if "diverged" not in entry]
+  divergence = None
+  if not evaluated:
+    divergence = {"step": first["steps"], "message": first["diverged"]}
+  return Run(
+    pathlib.Path(first["run_dir"]),
+    config,
+    tuple(map(_evaluation_of_entry, evaluated)),
+    tuple(first[curve]),
+    divergence,
+    first.get("diverged_value"),
+  )
+
+
+def _evaluation_of_entry(entry: dict[str, Any]) -> dict[str, Any]:
+  if "greedy_success_rate" not in entry:
+    return entry
+  greedy = {"episodes": entry["episodes"], "success_rate": entry["greedy_success_rate"]}
+  return {**entry, "greedy": greedy}
 
 
 def _is_of_a_table(path: pathlib.Path, root: pathlib.Path) -> bool:
@@ -222,10 +287,19 @@ def _fine_tuning(path: pathlib.Path) -> Run:
 
 def _with_results(path: pathlib.Path, config: dict[str, Any]) -> Run:
   files = sorted((path / run_dirs.EVALUATIONS).glob("*.json"))
+  metrics = tuple(run_dirs.read_metrics(path))
   return Run(
     path,
     config,
     tuple(json.loads(file.read_text()) for file in files),
-    tuple(run_dirs.read_metrics(path)),
+    metrics,
     run_dirs.read_divergence(path),
+    _diverged_value(metrics, config["agent"]["gamma"]) if "agent" in config else None,
   )
+
+
+def _diverged_value(metrics: Iterable[dict[str, float]], gamma: float) -> float | None:
+  values = [row["q_data"] for row in metrics if "q_data" in row]
+  if not values or abs(values[-1]) * (1 - gamma) <= _DIVERGED_ABOVE:
+    return None
+  return values[-1]

@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     return int(failed)
   whole = _whole_table(args.table, args.observation, place.root)
   results = grid_results.entries(whole, place)
-  run_dirs.write_json(place.root / f"table_{args.table}_{args.observation}.json", results)
+  run_dirs.write_json(place.root / grid.table_filename(args.table, args.observation), results)
   if not results:
     return int(failed)
   if args.table == grid.ABLATIONS:

@@ -3,15 +3,17 @@
 import html
 import itertools
 import json
+import pathlib
 import re
 import shutil
 
 import imageio
 import pytest
 
-from cog_agents import experiments, report, report_data, report_page
+from cog_agents import config, experiments, report, report_data, report_page
 from tests.cog_agents import runs
 
+RESULTS = pathlib.Path(__file__).parents[2] / "results"
 FIELDS = {
   "environment", "method", "observation", "seed", "steps", "episodes", "success_rate", "interval",
   "success_at_end_rate", "run_dir",
@@ -333,3 +335,98 @@ def test_runs_that_were_not_evaluated_are_counted(tmp_path):
   (tmp_path / "run" / "config.json").write_text("{}")
   with pytest.raises(report_data.ReportError, match="none of the 1 runs .* evaluate_main"):
     report.write(tmp_path, tmp_path / "report.html")
+
+
+def entry_of_a_table(environment, method, seed, **rest):
+  """As reproduce_main writes it; `rest` with what the run's end adds or replaces."""
+  run_dir = f"runs/table_1/state/place_in_tray/{method}/seed_{seed}"
+  train = (
+    "python -m cog_agents.train_main --prior=cog_pickplace_prior --task=cog_pickplace_task"
+    f" --environment=place_in_tray --method={method} --observation=state --preset=FAST"
+    f" '--override=conv_filters=[4, 4]' --override=n_step=1 --seed={seed} --run_dir={run_dir}"
+  )
+  return {
+    "environment": environment, "method": method, "observation": "state", "seed": seed,
+    "steps": 20, "run_dir": run_dir, "command": [train, "python -m cog_agents.evaluate_main"],
+    "learning_curve": [{"step": 10, "success_rate": 0.1}, {"step": 20, "success_rate": 0.3}],
+    **rest,
+  }  # fmt: skip
+
+
+def outcome(successes):
+  return {
+    "episodes": 100,
+    "success_rate": successes / 100,
+    "interval": [0.0, 1.0],
+    "success_at_end_rate": successes / 100,
+  }
+
+
+@pytest.fixture
+def tables(tmp_path):
+  """A folder with the tables of runs that are gone."""
+  folder = tmp_path / "tables"
+  folder.mkdir()
+  cog = entry_of_a_table("place_in_tray", "cog", 0, **outcome(90))
+  table_1 = [
+    cog,
+    entry_of_a_table("place_in_tray_held", "cog", 0, **outcome(100)),
+    entry_of_a_table("place_in_tray", "cog", 1, **outcome(70)),
+    entry_of_a_table("place_in_tray", "bc", 0, greedy_success_rate=0.01, **outcome(2)),
+    entry_of_a_table("place_in_tray", "sac", 0, diverged="critic_loss is inf or nan"),
+    entry_of_a_table("place_in_tray", "sac", 1, diverged_value=1e6, **outcome(0)),
+  ]
+  tuned = {
+    **cog,
+    **outcome(95),
+    "method": "cog_finetuned",
+    "run_dir": f"{cog['run_dir']}/finetune/place_in_tray",
+    "fine_tuning_curve": [
+      {"episodes": 0, "success_rate": 0.8},
+      {"episodes": 10, "success_rate": 1.0},
+    ],
+  }
+  (folder / "table_1_state.json").write_text(json.dumps(table_1))
+  (folder / "table_finetuning_state.json").write_text(json.dumps([cog, tuned]))
+  (folder / "table_ablations_state.json").write_text(json.dumps([{**cog, "seed": 2}]))
+  return folder
+
+
+def test_the_tables_of_runs_that_are_gone_make_the_same_report(tables, tmp_path):
+  _, written = report.write(tables, tmp_path / "out" / "page.html")
+  page = written[0].read_text()
+  assert "0.80" in cell(page, "cog") and "2 seeds" in cell(page, "cog")
+  assert "greedy 0.01" in cell(page, "bc")
+  assert "diverged at step 20" in cell(page, "sac")
+  assert "values diverged: Q 1.0e+06" in cell(page, "sac")
+  assert "first after 10 new episodes; afterwards 0.95" in section(page, "finetuning")
+  assert {path.name for path in written} == {
+    "page.html", "report.json", "page_learning_curves.png", "page_finetuning.png",
+  }  # fmt: skip
+  assert len(json.loads(written[1].read_text())) == 5  # one for each evaluation of Table 1
+
+
+def test_runs_from_other_settings_are_told_apart_in_tables_too(tables):
+  table = tables / "table_1_state.json"
+  entries = json.loads(table.read_text())
+  entries[2]["command"][0] = entries[2]["command"][0].replace("n_step=1", "n_step=3")
+  table.write_text(json.dumps(entries))
+  cells = report_data.cells(report_data.load(tables).runs)
+  assert cells["state", "place_in_tray", "cog"].differences == ["flags"]
+  assert not cells["state", "place_in_tray", "bc"].differences
+
+
+def test_where_there_are_runs_the_tables_beside_them_are_not_read(tables):
+  runs.write_run(tables / "run", "cog", "place_in_tray", 10)
+  assert [run.path for run in report_data.load(tables).runs] == [tables / "run"]
+
+
+@pytest.mark.parametrize("observation", config.OBSERVATIONS)
+def test_the_published_results_are_a_report(observation):
+  entries = json.loads((RESULTS / f"table_1_{observation}.json").read_text())
+  cells = report_data.cells(report_data.load(RESULTS).runs)
+  for key in {(e["observation"], e["environment"], e["method"]) for e in entries}:
+    members = [e for e in entries if key[1:] == (e["environment"], e["method"])]
+    rates = {e["seed"]: e["success_rate"] for e in members}
+    shown = {x["seed"]: x["success_rate"] for _, x in cells[key].trials}
+    assert shown == rates and not cells[key].differences
