@@ -101,9 +101,14 @@ class CqlConfig:
     check_name("image_dtype", self.image_dtype, IMAGE_DTYPES)
     if self.critic_keys == ():
       raise ValueError("critic_keys must name at least one observation, or be None")
-    for name in ("batch_size", "n_step"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    for name, least in (("batch_size", 1), ("n_step", 1), ("gripper_crop_size", 0)):
+      if getattr(self, name) < least:
+        raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+    for keys in (self.image_run_keys, self.critic_keys or ()):
+      if self.gripper_crop_size and specs.IMAGE in keys and specs.STATE not in keys:
+        raise ValueError(
+          f"gripper_crop_size needs {specs.STATE!r} beside {specs.IMAGE!r}, got {list(keys)}"
+        )
     if not 0.0 < self.gamma <= 1.0:
       raise ValueError(f"gamma must be above 0 and at most 1, got {self.gamma}")
 

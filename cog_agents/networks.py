@@ -168,11 +168,6 @@ class Encoder(tf.keras.layers.Layer):
       self.features_dtype = tf.as_dtype(config.image_dtype)
       self._convolutions = self._make_convolutions(config.conv_filters, config, rng)
       if config.gripper_crop_size:
-        if specs.STATE not in observation_spec:
-          raise ValueError(
-            f"gripper_crop_size needs the observation {specs.STATE!r} beside the image, got"
-            f" {sorted(observation_spec)}"
-          )
         self._crop_convolutions = self._make_convolutions(config.conv_filters[1:], config, rng)
     self._vector_keys = tuple(key for key in sorted(observation_spec) if key != specs.IMAGE)
     missing = set(self._vector_keys) - set(statistics)

@@ -93,11 +93,19 @@ def test_an_unknown_name_lists_the_known_ones(call, known):
     {"n_step": 0},
     {"critic_keys": ()},
     {"batch_size": 0},
+    {"gripper_crop_size": -1},
   ],
 )
 def test_impossible_values_are_refused(values):
   with pytest.raises(ValueError, match="at least"):
     config.CqlConfig(**values)
+
+
+@pytest.mark.parametrize("keys", ["image_run_keys", "critic_keys"])
+def test_the_grippers_crop_needs_the_robots_state(keys):
+  with pytest.raises(ValueError, match=r"needs 'state' beside 'image', got \['image'\]"):
+    config.CqlConfig(gripper_crop_size=24, **{keys: ("image",)})
+  config.CqlConfig(gripper_crop_size=24, critic_keys=config.STATE_RUN_KEYS)
 
 
 @pytest.mark.parametrize(
