@@ -122,10 +122,25 @@ def load(root_dir: str | os.PathLike) -> Contents:
   if not root.is_dir():
     raise ReportError(f"{root} is no folder; expected one with runs of train_main below it")
   paths = [path for path in sorted(root.rglob(run_dirs.CONFIG)) if _is_of_a_table(path, root)]
-  if not paths and (tables := _tables(root)):
-    return _from_tables(root, tables)
+  tables = [] if paths else _tables(root)
+  contents = _from_tables(root, tables) if tables else _from_runs(root, paths)
+  shown = [run for run in contents.runs if run.evaluations or run.divergence]
+  if shown or contents.fine_tunings or contents.stitchings:
+    return contents
+  if not contents.runs:
+    raise ReportError(
+      f"no run (a folder with config.json, of train_main) in or below {root}, and no table of"
+      " reproduce_main in it that has one"
+    )
+  raise ReportError(
+    f"none of the {len(contents.runs)} runs below {root} has been evaluated: evaluate_main"
+  )
+
+
+def _from_runs(root: pathlib.Path, paths: Iterable[pathlib.Path]) -> Contents:
+  """What lies below a folder; `paths`: config.json of its runs."""
   tuned = f"{run_dirs.FINE_TUNINGS}/*/{run_dirs.METRICS}"
-  contents = Contents(
+  return Contents(
     root,
     tuple(run for run in map(_run, paths) if "finetuned_method" not in run.config),
     tuple(
@@ -138,17 +153,6 @@ def load(root_dir: str | os.PathLike) -> Contents:
       for path in sorted(root.rglob(STITCHING_FILENAME))
       if _is_of_a_table(path, root)
     ),
-  )
-  shown = [run for run in contents.runs if run.evaluations or run.divergence]
-  if shown or contents.fine_tunings or contents.stitchings:
-    return contents
-  if not contents.runs:
-    raise ReportError(
-      f"no run (a folder with config.json, of train_main) in or below {root}, and no table of"
-      " reproduce_main in it"
-    )
-  raise ReportError(
-    f"none of the {len(contents.runs)} runs below {root} has been evaluated: evaluate_main"
   )
 
 

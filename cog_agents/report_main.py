@@ -17,9 +17,12 @@ def _parser() -> argparse.ArgumentParser:
     "or below a folder, prints the success rates beside the paper's, and writes a page that needs "
     "no other file: Table 1 with intervals, learning curves, fine-tuning, videos, the data and "
     "whether they connect. Beside it: report.json, and the figures as NAME_learning_curves.png, "
-    "NAME_finetuning.png and NAME_stitching.png.",
+    "NAME_finetuning.png and NAME_stitching.png. In a folder without runs it shows what the tables "
+    "of reproduce_main there tell of theirs.",
   )
-  parser.add_argument("--root_dir", required=True, help="folder with runs in or below it")
+  parser.add_argument(
+    "--root_dir", required=True, help="folder with runs in or below it, or with tables"
+  )
   parser.add_argument(
     "--out", type=mains.output_file,
     help="the page, NAME.html (default: report.html in the root folder)",

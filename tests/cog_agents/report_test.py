@@ -416,6 +416,12 @@ def test_runs_from_other_settings_are_told_apart_in_tables_too(tables):
   assert not cells["state", "place_in_tray", "bc"].differences
 
 
+def test_a_table_without_a_finished_run_is_nothing_to_report(tmp_path):
+  (tmp_path / "table_1_state.json").write_text("[]")
+  with pytest.raises(report_data.ReportError, match="no table of reproduce_main .* has one"):
+    report_data.load(tmp_path)
+
+
 def test_where_there_are_runs_the_tables_beside_them_are_not_read(tables):
   runs.write_run(tables / "run", "cog", "place_in_tray", 10)
   assert [run.path for run in report_data.load(tables).runs] == [tables / "run"]
