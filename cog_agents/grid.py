@@ -8,6 +8,7 @@ from typing import Any
 
 from cog_agents import config as config_lib
 from cog_agents import experiments
+from collection import specs
 
 # Of a table: its name on the command line.
 TABLE_1 = "1"
@@ -202,6 +203,11 @@ ABLATION_TABLE: Mapping[str, Ablation] = {
   "float32": Ablation(  # the reference has bfloat16 where the processor has it
     "images in float32", {"image_dtype": "float32"}, observations=(config_lib.IMAGE,)
   ),
+  "no_proprioception": Ablation(
+    "images without the robot's state",
+    {"image_run_keys": (specs.IMAGE,)},
+    observations=(config_lib.IMAGE,),
+  ),
   "gripper_crop": Ablation(
     "a crop around the gripper beside the image",
     {"gripper_crop_size": 24},
@@ -216,6 +222,14 @@ ABLATION_TABLE: Mapping[str, Ablation] = {
   "no_bc_term": Ablation(
     "without BC warm start and BC term", {"bc_steps": 0, "actor_bc_weight": 0.0}
   ),
+  "paper_rates": Ablation(
+    "the paper's learning rates",
+    {
+      name: getattr(config_lib.PAPER, name)
+      for name in ("actor_learning_rate", "alpha_learning_rate", "critic_learning_rate")
+    },
+  ),
+  "batch_256": Ablation("the paper's batches", {"batch_size": config_lib.PAPER.batch_size}),
   "no_n_step": Ablation("1-step returns", {"n_step": 1}),
   "no_target_range": Ablation("targets not clipped", {"target_range": None}),
   "no_neutral": Ablation(

@@ -106,6 +106,10 @@ def test_an_ablation_changes_the_reference_in_what_it_says():
   assert configs["alpha_10"].cql_alpha == 10 * reference.cql_alpha
   assert configs["no_warm_start"].bc_steps == 0
   assert configs["paper"] == config_lib.PAPER
+  assert configs["paper_rates"] == dataclasses.replace(
+    reference, actor_learning_rate=3e-5, alpha_learning_rate=3e-5, critic_learning_rate=3e-4
+  )
+  assert configs["batch_256"] == dataclasses.replace(reference, batch_size=256)
   assert configs["prior_10"] == reference
   assert runs["prior_10"].prior_data == "cog_pickplace_prior/percent_10"
 
@@ -119,9 +123,15 @@ def test_titles_fit_their_column():
   assert max(len(ablation.title) for ablation in grid.ABLATION_TABLE.values()) < 44
 
 
-def test_critics_that_see_the_state_are_a_row_from_images_alone():
-  (run,) = grid.ablations("image", ["state_critics"], [0])
+@pytest.mark.parametrize(
+  "name, changed",
+  [
+    ("state_critics", {"critic_keys": ("state", "simulator_state")}),
+    ("no_proprioception", {"image_run_keys": ("image",)}),
+  ],
+)
+def test_what_an_agent_sees_changes_in_rows_from_images_alone(name, changed):
+  (run,) = grid.ablations("image", [name], [0])
   agent = train_main.agent_config_of([*run.train_flags(1), "--run_dir=x"])
-  expected = dataclasses.replace(config_lib.FAST_IMAGE, critic_keys=("state", "simulator_state"))
-  assert agent == expected
-  assert not grid.ablations("state", ["state_critics"], [0])
+  assert agent == dataclasses.replace(config_lib.FAST_IMAGE, **changed)
+  assert not grid.ablations("state", [name], [0])
