@@ -236,8 +236,13 @@ def build(name: str, place: Place) -> None:
     _call(command, folder, lock, never)
 
 
-def analyse(prior: str, task: str, place: Place) -> None:
+def analyse(prior: str, task: str, place: Place, run: grid.Run | None = None) -> None:
   """Says whether two datasets connect, for the report, too; stitching_main finds out, once.
+
+  Args:
+    prior, task: their names.
+    place: of the grid.
+    run: one of `cog` on these datasets that is trained, whose values are then added, once.
 
   Raises:
     ReproduceError: if that fails.
@@ -249,15 +254,34 @@ def analyse(prior: str, task: str, place: Place) -> None:
   never = threading.Event()
   with _locked(folder, never) as lock:
     path = folder / report_data.STITCHING_FILENAME
+    known = json.loads(path.read_text()) if path.exists() else {}
     command = [
       *(sys.executable, "-m", "cog_agents.stitching_main", f"--prior={prior}", f"--task={task}"),
+      *([f"--run_dir={place.root / run.name}"] if run else []),
       f"--out={path}",
       *place.data_flags,
     ]
-    if not path.exists():
+    if not known or run and "values" not in known:
       _call(command, folder, lock, never)
-  result = json.loads(path.read_text())
-  tqdm.tqdm.write(f"{prior} and {task}: {result['verdict']}: {result['sentence']}")
+  if not run:
+    result = json.loads(path.read_text())
+    tqdm.tqdm.write(f"{prior} and {task}: {result['verdict']}: {result['sentence']}")
+
+
+def _analyse_all(runs: Sequence[grid.Run], place: Place, with_values: bool) -> None:
+  """Analyses the data of those runs that have prior data; tells of what cannot be analysed.
+
+  With values: those of the first of the runs on the same data.
+  """
+  first_on_data: dict[tuple[str, str], grid.Run] = {}
+  for run in runs:
+    if run.prior_data:
+      first_on_data.setdefault((run.prior_data, run.task_data), run)
+  for (prior, task), run in first_on_data.items():
+    try:
+      analyse(prior, task, place, run if with_values else None)
+    except (ReproduceError, experience.DatasetError) as error:
+      tqdm.tqdm.write(f"{prior} and {task} are not analysed: {error}")
 
 
 def gpus() -> list[str]:
@@ -270,8 +294,9 @@ def gpus() -> list[str]:
 def execute(runs: Sequence[grid.Run], place: Place) -> None:
   """Finishes all runs, `place.jobs` at a time; first builds and analyses the data that they need.
 
-  Whatever ends this process, the same call goes on: a run that is still going is waited for. Ctrl-C
-  lets every run save a checkpoint. Data that cannot be analysed are trained on all the same.
+  In the end the values that `cog` has learned are added to the analysis. Whatever ends this
+  process, the same call goes on: a run that is still going is waited for. Ctrl-C lets every run
+  save a checkpoint. Data that cannot be analysed are trained on all the same.
 
   Raises:
     ReproduceError: if a command failed; the other runs are finished first.
@@ -288,12 +313,7 @@ def execute(runs: Sequence[grid.Run], place: Place) -> None:
       unbuilt.add(name)
   runs = [run for run in runs if status(run, place).is_trained or not unbuilt & {*run.datasets}]
   left = [run for run in runs if not status(run, place).is_done]
-  for prior, task in dict.fromkeys((run.prior_data, run.task_data) for run in left):
-    if prior:
-      try:
-        analyse(prior, task, place)
-      except (ReproduceError, experience.DatasetError) as error:
-        tqdm.tqdm.write(f"{prior} and {task} are not analysed: {error}")
+  _analyse_all(left, place, with_values=False)
   stopped = threading.Event()
   slots = _slots(place.jobs)
 
@@ -319,8 +339,14 @@ def execute(runs: Sequence[grid.Run], place: Place) -> None:
       stopped.set()
       pool.shutdown(cancel_futures=True)
       raise
+  _analyse_all([run for run in runs if _has_values(run, place)], place, with_values=True)
   if failures:
     raise ReproduceError("failed:\n" + "\n".join(failures))
+
+
+def _has_values(run: grid.Run, place: Place) -> bool:
+  now = status(run, place)
+  return run.method == "cog" and now.is_trained and not now.diverged
 
 
 def _slots(jobs: int) -> queue.SimpleQueue[dict[str, str]]:

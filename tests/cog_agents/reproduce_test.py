@@ -203,6 +203,8 @@ def test_a_killed_grid_goes_on_and_ends_with_results_and_a_report(tmp_path, data
   assert f"cog_pickplace_prior and cog_pickplace_task: {verdict['verdict']}" in done.stdout
   page = (tmp_path / "runs" / "report.html").read_text()
   assert html.escape(verdict["sentence"]) in page
+  assert verdict["values"]["run_dir"] == str(run_dir)
+  assert "Value that the agent gives after 2,000 steps" in page
   assert "evaluate_main" in entry["command"][-1]
   assert [point["step"] for point in entry["learning_curve"]] == [500, 1_000, 1_500, 2_000]
   assert (tmp_path / "runs" / "report.html").exists()
@@ -340,6 +342,35 @@ def test_a_version_and_data_of_ablations_have_an_analysis_of_their_own(tmp_path,
   assert found == {f"stitching/{both}", f"ablations/stitching/{both}"}
 
 
+def test_the_values_of_a_trained_run_are_added_to_the_analysis_once(tmp_path, monkeypatch):
+  flags = []  # --run_dir of each analysis
+
+  def call(command, *_):
+    flags.append([flag for flag in command if flag.startswith("--run_dir=")])
+    (out,) = (flag.removeprefix("--out=") for flag in command if flag.startswith("--out="))
+    values = {"values": {}} if flags[-1] else {}
+    run_dirs.write_json(pathlib.Path(out), {"verdict": "connected", "sentence": "", **values})
+
+  monkeypatch.setattr(reproduce, "_call", call)
+  monkeypatch.setattr(reproduce, "_finish", lambda run, *_: None)
+  monkeypatch.setattr(reproduce, "_line", lambda run, place: run.name)
+  for name in ("some_prior", "some_task"):
+    fakes.write_dataset(tmp_path / "data", name)
+  data = {"prior_data": "some_prior", "task_data": "some_task"}
+  runs = [
+    dataclasses.replace(RUN, name=f"state/x/{method}/seed_{seed}", method=method, **data)
+    for method, seed in (("bc", 0), ("cog", 0), ("cog", 1))
+  ]
+  place = reproduce.Place(tmp_path, data_dir=str(tmp_path / "data"))
+  reproduce.execute(runs, place)  # none is trained
+  assert flags == [[]]
+  for run in runs:
+    write_run(tmp_path / run.name, [0.0] * 4, exported=1_000, evaluated=ROWS)
+  for _ in range(2):
+    reproduce.execute(runs, place)
+  assert flags == [[], [f"--run_dir={tmp_path}/state/x/cog/seed_0"]]
+
+
 @pytest.mark.parametrize(
   ("count", "allowed", "jobs", "expected"),
   [
@@ -365,7 +396,7 @@ def test_jobs_share_the_gpus(tmp_path, monkeypatch, count, allowed, jobs, expect
 
   monkeypatch.setattr(reproduce, "_finish", finish)
   monkeypatch.setattr(reproduce, "_line", lambda run, place: run.name)
-  run = dataclasses.replace(RUN, environments=())
+  run = dataclasses.replace(RUN, environments=(), prior_data=None)
   write_run(tmp_path / run.name, [0.0] * 4, exported=1_000)  # nothing to build or analyse
   reproduce.execute([run] * 2 * jobs, reproduce.Place(tmp_path, jobs=jobs))
   assert sorted(found, key=str) == sorted(expected * 2, key=str)
