@@ -325,12 +325,14 @@ def test_a_build_that_fails_stops_only_the_runs_that_need_it(tmp_path, monkeypat
   assert finished == [run]
 
 
-def test_a_version_and_data_of_ablations_have_an_analysis_of_their_own(tmp_path, monkeypatch):
-  def call(command, *_):
-    (out,) = (flag.removeprefix("--out=") for flag in command if flag.startswith("--out="))
-    run_dirs.write_json(pathlib.Path(out), {"verdict": "connected", "sentence": ""})
+def write_analysis(command, **more):
+  """Writes what a command of stitching_main is to write, as far as it is read here."""
+  (out,) = (flag.removeprefix("--out=") for flag in command if flag.startswith("--out="))
+  run_dirs.write_json(pathlib.Path(out), {"verdict": "connected", "sentence": "", **more})
 
-  monkeypatch.setattr(reproduce, "_call", call)
+
+def test_a_version_and_data_of_ablations_have_an_analysis_of_their_own(tmp_path, monkeypatch):
+  monkeypatch.setattr(reproduce, "_call", lambda command, *_: write_analysis(command))
   for name in ("some_prior", "some_task"):
     fakes.write_dataset(tmp_path / "data", name)
   place = reproduce.Place(tmp_path, data_dir=str(tmp_path / "data"))
@@ -347,9 +349,8 @@ def test_the_values_of_a_trained_run_are_added_to_the_analysis_once(tmp_path, mo
 
   def call(command, *_):
     flags.append([flag for flag in command if flag.startswith("--run_dir=")])
-    (out,) = (flag.removeprefix("--out=") for flag in command if flag.startswith("--out="))
     values = {"values": {}} if flags[-1] else {}
-    run_dirs.write_json(pathlib.Path(out), {"verdict": "connected", "sentence": "", **values})
+    write_analysis(command, **values)
 
   monkeypatch.setattr(reproduce, "_call", call)
   monkeypatch.setattr(reproduce, "_finish", lambda run, *_: None)
