@@ -345,8 +345,12 @@ def execute(runs: Sequence[grid.Run], place: Place) -> None:
 
 
 def _has_values(run: grid.Run, place: Place) -> bool:
+  """Whether it is a trained run of `cog` as its data are analysed for: no ablation on Table 1's."""
+  is_ablation = pathlib.Path(run.name).parts[1] == grid.ABLATIONS
+  if run.method != "cog" or is_ablation and run.prior_data not in grid.CUSTOM_CONFIGS:
+    return False
   now = status(run, place)
-  return run.method == "cog" and now.is_trained and not now.diverged
+  return now.is_trained and not now.diverged
 
 
 def _slots(jobs: int) -> queue.SimpleQueue[dict[str, str]]:

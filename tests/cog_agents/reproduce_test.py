@@ -359,8 +359,13 @@ def test_the_values_of_a_trained_run_are_added_to_the_analysis_once(tmp_path, mo
     fakes.write_dataset(tmp_path / "data", name)
   data = {"prior_data": "some_prior", "task_data": "some_task"}
   runs = [
-    dataclasses.replace(RUN, name=f"state/x/{method}/seed_{seed}", method=method, **data)
-    for method, seed in (("bc", 0), ("cog", 0), ("cog", 1))
+    dataclasses.replace(RUN, name=f"state/{name}", method=method, **data)
+    for name, method in (
+      ("ablations/alpha_10/seed_0", "cog"),
+      ("x/bc/seed_0", "bc"),
+      ("x/cog/seed_0", "cog"),
+      ("x/cog/seed_1", "cog"),
+    )
   ]
   place = reproduce.Place(tmp_path, data_dir=str(tmp_path / "data"))
   reproduce.execute(runs, place)  # none is trained
