@@ -2,10 +2,10 @@
 
   python -m benchmarks.time_to_success_main --environment=place_in_tray --observation=image
 
-COG is trained with the hyperparameters of Table 1, by the commands that a user would give, in an
-empty folder. Success is that of the greedy policy on monitoring episodes, whose seeds no evaluation
-of the table has. The first of several noisy evaluations that is high enough counts, so the policy
-may be a little worse than it says: the curve tells.
+COG is trained with the hyperparameters of Table 1, but for what --override changes, by the commands
+that a user would give, in an empty folder. Success is that of the greedy policy on monitoring
+episodes, whose seeds no evaluation of the table has. The first of several noisy evaluations that is
+high enough counts, so the policy may be a little worse than it says: the curve tells.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import tqdm
@@ -29,13 +30,19 @@ _POLL = 0.5  # seconds
 
 
 def measure(
-  folder: pathlib.Path, run: grid.Run, success: float, episodes: int, evaluate_every: int
+  folder: pathlib.Path,
+  run: grid.Run,
+  overrides: Sequence[str],
+  success: float,
+  episodes: int,
+  evaluate_every: int,
 ) -> dict[str, Any]:
   """Builds and trains until an evaluation as it goes has the success that is asked for.
 
   Args:
     folder: empty.
     run: from Table 1.
+    overrides: FIELD=VALUE of its hyperparameters, as train_main takes them.
     success: rate, 0 to 1.
     episodes: of each evaluation.
     evaluate_every: gradient steps.
@@ -57,6 +64,7 @@ def measure(
     tqdm.tqdm.write(f"{name} built in {build_seconds[name]} s", file=sys.stderr)
   command = [
     *(sys.executable, "-m", "cog_agents.train_main", *run.train_flags(run.recipe.steps)),
+    *(f"--override={override}" for override in overrides),
     *(f"--log_every={evaluate_every}", f"--evaluate_every={evaluate_every}"),
     *(f"--checkpoint_every={evaluate_every}", f"--evaluation_episodes={episodes}"),
     *(f"--run_dir={folder / run.name}", *place.data_flags),
@@ -122,6 +130,10 @@ def main(argv: list[str] | None = None) -> int:
     "--observation", choices=config_lib.OBSERVATIONS, default=config_lib.IMAGE,
     help="(default: %(default)s)",
   )  # fmt: skip
+  parser.add_argument(
+    "--override", metavar="FIELD=VALUE", action="append", default=[],
+    help="of the hyperparameters, as of train_main: --override=n_step=1",
+  )  # fmt: skip
   parser.add_argument("--success", type=mains.share, default=0.9, help="(default: %(default)s)")
   for flag, default, what in (
     ("--episodes", 50, "of an evaluation"),
@@ -139,13 +151,23 @@ def main(argv: list[str] | None = None) -> int:
   command = provenance.Command("benchmarks.time_to_success_main", argv)
   (run,) = grid.table_1(args.observation, [args.environment], [_METHOD], [_SEED])
   try:
+    mains.overridden(config_lib.load_preset(run.recipe.preset, run.observation), args.override)
+  except ValueError as error:  # which the training would say, after the builds
+    parser.error(str(error))
+  try:
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
-      result = measure(pathlib.Path(folder), run, args.success, args.episodes, args.evaluate_every)
+      result = measure(
+        *(pathlib.Path(folder), run, args.override),
+        *(args.success, args.episodes, args.evaluate_every),
+      )
   except KeyboardInterrupt:
     return mains.INTERRUPTED
   asked = {
     name: getattr(args, name)
-    for name in ("environment", "observation", "success", "episodes", "evaluate_every")
+    for name in (
+      *("environment", "observation", "override"),
+      *("success", "episodes", "evaluate_every"),
+    )
   }
   print(json.dumps({**command.entry(), "seed": _SEED, **asked, **result}, indent=1))
   return 0 if result["seconds"] is not None else 1

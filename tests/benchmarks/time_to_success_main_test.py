@@ -35,4 +35,17 @@ def test_it_stops_at_the_success_that_is_asked_for(monkeypatch, capsys, success,
 def test_a_training_that_fails_is_an_error_with_its_output(tmp_path, monkeypatch):
   monkeypatch.setattr(reproduce, "build", lambda name, place: None)  # so that there is no dataset
   with pytest.raises(RuntimeError, match="unknown dataset 'cog_pickplace_prior'"):
-    time_to_success_main.measure(tmp_path, grid_runs.RUN, 0.9, 2, 500)
+    time_to_success_main.measure(tmp_path, grid_runs.RUN, [], 0.9, 2, 500)
+
+
+def test_a_wrong_override_is_an_error_before_anything_is_built(monkeypatch, capsys):
+  monkeypatch.setattr(reproduce, "build", lambda name, place: pytest.fail("built"))
+  with pytest.raises(SystemExit):
+    time_to_success_main.main(["--override=n_step=0"])
+  assert "n_step must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_overrides_reach_the_training(tmp_path, monkeypatch):
+  monkeypatch.setattr(reproduce, "build", lambda name, place: None)
+  with pytest.raises(RuntimeError, match="--override=n_step=1 .* exited with 2"):
+    time_to_success_main.measure(tmp_path, grid_runs.RUN, ["n_step=1"], 0.9, 2, 500)
