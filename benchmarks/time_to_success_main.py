@@ -156,20 +156,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.error(str(error))
   try:
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
-      result = measure(
-        *(pathlib.Path(folder), run, args.override),
-        *(args.success, args.episodes, args.evaluate_every),
-      )
+      path = pathlib.Path(folder)
+      result = measure(path, run, args.override, args.success, args.episodes, args.evaluate_every)
   except KeyboardInterrupt:
     return mains.INTERRUPTED
-  asked = {
-    name: getattr(args, name)
-    for name in (
-      *("environment", "observation", "override"),
-      *("success", "episodes", "evaluate_every"),
-    )
-  }
-  print(json.dumps({**command.entry(), "seed": _SEED, **asked, **result}, indent=1))
+  asked = ("environment", "observation", "override", "success", "episodes", "evaluate_every")
+  settings = {name: getattr(args, name) for name in asked}
+  print(json.dumps({**command.entry(), "seed": _SEED, **settings, **result}, indent=1))
   return 0 if result["seconds"] is not None else 1
 
 
