@@ -24,7 +24,6 @@ import tqdm
 from cog_agents import config as config_lib
 from cog_agents import experiments, grid, mains, provenance, reproduce, run_dirs
 
-_SEED = 0  # of weights, batches and samples
 _METHOD = "cog"
 _POLL = 0.5  # seconds
 
@@ -134,6 +133,10 @@ def main(argv: list[str] | None = None) -> int:
     "--override", metavar="FIELD=VALUE", action="append", default=[],
     help="of the hyperparameters, as of train_main: --override=n_step=1",
   )  # fmt: skip
+  parser.add_argument(
+    "--seed", type=mains.not_negative, default=0,
+    help="of weights, batches and samples (default: %(default)s)",
+  )  # fmt: skip
   parser.add_argument("--success", type=mains.share, default=0.9, help="(default: %(default)s)")
   for flag, default, what in (
     ("--episodes", 50, "of an evaluation"),
@@ -149,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
   )  # fmt: skip
   args = parser.parse_args(argv)
   command = provenance.Command("benchmarks.time_to_success_main", argv)
-  (run,) = grid.table_1(args.observation, [args.environment], [_METHOD], [_SEED])
+  (run,) = grid.table_1(args.observation, [args.environment], [_METHOD], [args.seed])
   try:
     mains.overridden(config_lib.load_preset(run.recipe.preset, run.observation), args.override)
   except ValueError as error:  # which the training would say, after the builds
@@ -160,9 +163,8 @@ def main(argv: list[str] | None = None) -> int:
       result = measure(path, run, args.override, args.success, args.episodes, args.evaluate_every)
   except KeyboardInterrupt:
     return mains.INTERRUPTED
-  asked = ("environment", "observation", "override", "success", "episodes", "evaluate_every")
-  settings = {name: getattr(args, name) for name in asked}
-  print(json.dumps({**command.entry(), "seed": _SEED, **settings, **result}, indent=1))
+  settings = {name: value for name, value in vars(args).items() if name != "dir"}
+  print(json.dumps({**command.entry(), **settings, **result}, indent=1))
   return 0 if result["seconds"] is not None else 1
 
 

@@ -18,10 +18,12 @@ def test_it_stops_at_the_success_that_is_asked_for(monkeypatch, capsys, success,
 
   monkeypatch.setattr(grid, "RECIPES", dict.fromkeys(grid.RECIPES, grid_runs.RUN.recipe))
   monkeypatch.setattr(reproduce, "build", build)
-  flags = ["--observation=state", f"--success={success}", "--episodes=2", "--evaluate_every=500"]
+  flags = ["--observation=state", "--seed=1", f"--success={success}"]
+  flags += ["--episodes=2", "--evaluate_every=500"]
   assert time_to_success_main.main(flags) == (0 if reached else 1)
   out = capsys.readouterr().out
   result = json.loads(out[out.index("{\n") :])  # TFDS says before what it writes
+  assert (result["seed"], result["environment"]) == (1, "place_in_tray")
   assert result["build_seconds"].keys() == {"cog_pickplace_prior", "cog_pickplace_task"}
   if reached:
     assert [row["step"] for row in result["curve"]] == [500]
@@ -45,7 +47,7 @@ def test_a_wrong_override_is_an_error_before_anything_is_built(monkeypatch, caps
   assert "n_step must be at least 1, got 0" in capsys.readouterr().err
 
 
-def test_overrides_reach_the_training(tmp_path, monkeypatch):
+def test_seed_and_overrides_reach_the_training(monkeypatch):
   monkeypatch.setattr(reproduce, "build", lambda name, place: None)
-  with pytest.raises(RuntimeError, match="--override=n_step=1 .* exited with 2"):
-    time_to_success_main.measure(tmp_path, grid_runs.RUN, ["n_step=1"], 0.9, 2, 500)
+  with pytest.raises(RuntimeError, match="--seed=3 .*--override=n_step=1 .* exited with 2"):
+    time_to_success_main.main(["--seed=3", "--override=n_step=1"])
