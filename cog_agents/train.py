@@ -355,9 +355,7 @@ def run_steps(learner: Learner, count: int, run_dir: pathlib.Path) -> None:
     causes = [line for line in error.message.splitlines() if cql.NO_NUMBER in line]
     if not causes:
       raise
-    message = (
-      f"training diverged between the gradient steps {step} and {step + count}: {causes[0]}"
-    )
+    message = f"training diverged between the gradient steps {step} and {step + count}: {causes[0]}"
     run_dirs.write_divergence(run_dir, step + count, message)
     raise DivergenceError(message) from error
 

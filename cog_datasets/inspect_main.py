@@ -1,6 +1,8 @@
 """Writes one page to look at a dataset with: statistics, and episodes to browse and to play.
 
   python -m cog_datasets.inspect_main cog_pickplace_task --data_dir=DIR --out=page.html
+
+The page needs no network and no other file.
 """
 
 import argparse

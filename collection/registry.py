@@ -48,9 +48,7 @@ ENVIRONMENTS = {
     EnvironmentSpec(
       "place_in_tray", "cog/PlaceInTray-v0", tasks.PlaceInTray, "object_on_table", 40
     ),
-    EnvironmentSpec(
-      "drawer_open", "cog/DrawerOpen-v0", tasks.GraspFromDrawer, "drawer_open", 80
-    ),
+    EnvironmentSpec("drawer_open", "cog/DrawerOpen-v0", tasks.GraspFromDrawer, "drawer_open", 80),
     EnvironmentSpec(
       "drawer_closed", "cog/DrawerClosed-v0", tasks.GraspFromDrawer, "drawer_closed", 80
     ),

@@ -14,8 +14,7 @@ from collection.scripted_policy import ScriptedPolicy
 SCRIPT_STREAM = 1
 
 SCRIPTS: dict[str, type[ScriptedPolicy]] = {
-  script.behaviour: script
-  for script in (*tray_policies.SCRIPTS, *drawer_policies.SCRIPTS)
+  script.behaviour: script for script in (*tray_policies.SCRIPTS, *drawer_policies.SCRIPTS)
 }
 
 

@@ -1,6 +1,8 @@
 """Checks a prepared dataset, as a Beam job, and lists every violation; exit 1 if there is one.
 
   python -m pipelines.validate_main cog_pickplace_task --data_dir=DIR
+
+A dataset without any may be published.
 """
 
 import argparse
