@@ -294,6 +294,11 @@ class CqlAgent(cql_sac_agent.CqlSacAgent):
       gradients = tape.gradient(losses[loss_name], variables, output_gradients=distribution.share())
       self._apply_gradients(gradients, variables, optimizer)
     self.train_step_counter.assign_add(1)
+    if self._config.critics_wait_for_warm_start:
+      # To Adam the steps of waiting are none: its moments begin at zero, which it makes up for in
+      # its first steps only.
+      learned = tf.maximum(self.train_step_counter - self._config.bc_steps, 0)
+      self._critic_optimizer.iterations.assign(learned)
     self._update_target()
     self._update_average()
     return loss_info(losses, metrics)

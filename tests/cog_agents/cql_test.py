@@ -473,6 +473,21 @@ def test_warm_start_ends_at_its_step():
     assert float(extra["actor_loss"]) == pytest.approx(float(entropy_term - data_term), rel=1e-5)
 
 
+def test_critics_that_waited_begin_with_steps_of_their_rate():
+  waited = _agent(dataclasses.replace(PAPER, bc_steps=5, critics_wait_for_warm_start=True))
+  for _ in range(5):
+    waited.train(_transition())
+  before = [variable.numpy() for variable in waited.critic_variables()]
+  waited.train(_transition())
+  # The first step of Adam is the rate, whatever the gradient. Had it counted the five before, this
+  # one would be half as large, and after ten thousand three times.
+  largest = max(
+    np.abs(variable.numpy() - old).max()
+    for variable, old in zip(waited.critic_variables(), before, strict=True)
+  )
+  assert largest == pytest.approx(PAPER.critic_learning_rate, rel=1e-3)
+
+
 def test_bc_weight_stays_after_the_warm_start():
   cfg = dataclasses.replace(PAPER, bc_steps=0, **FROZEN)
   agent, held = _agent(cfg), _agent(dataclasses.replace(cfg, actor_bc_weight=0.5))
