@@ -1,6 +1,7 @@
 """Online fine-tuning of a trained run (sections 4 and 6.2): collect, learn, evaluate, resume."""
 
 import dataclasses
+import math
 import os
 import pathlib
 import time
@@ -178,6 +179,8 @@ def _train(
       run_dirs.write_json(folder / run_dirs.CONFIG, record)
       with train.interruptible() as interrupted:
         rounds.run(interrupted)
+      if rounds.learner.step == record["steps"] and not rounds.is_done:
+        raise KeyboardInterrupt  # in the last evaluation
       train.export(rounds.learner, folder)
 
 
@@ -240,24 +243,26 @@ class _Rounds:
       self._learn_from(self._episodes[index])
     return True
 
+  @property
+  def is_done(self) -> bool:
+    return train.next_step(self.learner) > self._first_step + self._schedule.steps
+
   def run(self, interrupted: Callable[[], bool]) -> None:
     """Takes rounds until the last one or an interrupt, and saves a checkpoint."""
     schedule, learner, first_step = self._schedule, self.learner, self._first_step
     if not self._manager.latest_checkpoint and not self._begin(interrupted):
       return
-    taken = learner.step - first_step
     with tqdm.tqdm(
-      total=schedule.steps, initial=taken, desc="finetune", unit="steps", smoothing=0.05
-    ) as progress:
-      while taken < schedule.steps and not interrupted():
-        rounds = 1 + taken // schedule.steps_per_round
-        end = rounds * schedule.steps_per_round
+      total=schedule.steps, initial=learner.step - first_step, desc="finetune", unit="steps",
+      smoothing=0.05,
+    ) as progress:  # fmt: skip
+      while not self.is_done and not interrupted():
+        rounds = math.ceil((train.next_step(learner) - first_step) / schedule.steps_per_round)
+        end = first_step + rounds * schedule.steps_per_round
         self._collect(rounds * schedule.episodes_per_round, interrupted)
-        steps_per_second = self._learn(first_step + end, progress, interrupted)
-        taken = learner.step - first_step
-        if taken == end:
-          row = self._finish_round(steps_per_second, interrupted)
-          progress.set_postfix(episodes=row["episodes"], success=row.get("success_rate"))
+        steps_per_second = self._learn(end, progress, interrupted)
+        if learner.step == end:
+          self._finish_round(steps_per_second, progress, interrupted)
     self._metrics.close()
     if _step_of(self._manager.latest_checkpoint) != learner.step:
       self._manager.save(learner.step)
@@ -284,43 +289,48 @@ class _Rounds:
     self._buffer.add(episode)
     self._successes.append(episode.success)
 
-  def _learn(self, end: int, progress: tqdm.tqdm, interrupted: Callable[[], bool]) -> float:
-    """Takes gradient steps until there are `end` in all; returns how many a second."""
+  def _learn(
+    self, end: int, progress: tqdm.tqdm, interrupted: Callable[[], bool]
+  ) -> dict[str, float]:
+    """Takes gradient steps until there are `end` in all; returns how many a second, if any."""
     first, started = self.learner.step, time.monotonic()
     self.learner.restart_stream()
     while self.learner.step < end and not interrupted():
       count = min(train.STEPS_PER_CALL, end - self.learner.step)
       train.run_steps(self.learner, count, self._folder)
       progress.update(count)
-    return round((self.learner.step - first) / (time.monotonic() - started), 2)
+    if self.learner.step == first:
+      return {}
+    speed = (self.learner.step - first) / (time.monotonic() - started)
+    return {"steps_per_second": round(speed, 2)}
 
   def _finish_round(
-    self, steps_per_second: float, interrupted: Callable[[], bool]
-  ) -> dict[str, float]:
-    """Evaluates, logs and saves."""
+    self,
+    steps_per_second: dict[str, float],
+    progress: tqdm.tqdm,
+    interrupted: Callable[[], bool],
+  ) -> None:
+    """Evaluates, logs and saves; an evaluation that is lost is where the next start begins."""
+    success = self._monitor(interrupted)
+    if not success:
+      return
     step, before = self.learner.step, run_dirs.read_metrics(self._folder)[-1]["episodes"]
     row = {
       "step": step,
       "episodes": len(self._episodes),
       **self.learner.pop_metrics(),
-      "steps_per_second": steps_per_second,
+      **steps_per_second,
       "collected_success_rate": float(np.mean(self._successes[before:])),
-      **self._monitor(interrupted),
+      **success,
     }
     self._metrics.write(row)
     self._manager.save(step)
-    return row
+    progress.set_postfix(episodes=row["episodes"], success=row["success_rate"])
 
   def _monitor(self, interrupted: Callable[[], bool]) -> dict[str, float]:
-    """Success of the greedy policy, always on the same episodes, which it does not learn from.
-
-    Nothing if the simulators are ended with this process.
-    """
+    """Success of the greedy policy, always on the same episodes, which it does not learn from."""
     seeds = registry.MONITORING_SEEDS[: self._schedule.monitoring_episodes]
-    with train.simulators_may_go(interrupted):
-      summary = evaluate.summarize(evaluate.rollout(self._environment, self._greedy, seeds))
-      return {key: summary[key] for key in ("success_rate", "success_at_end_rate")}
-    return {}
+    return train.monitored_success(self._environment, self._greedy, seeds, interrupted)
 
 
 def take_over(agent: cql.CqlAgent, cloned: bc.BcAgent) -> None:

@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import pathlib
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,11 @@ class Learner:
     """Takes `count` gradient steps."""
     self._run(self._iterator, tf.constant(count))
 
+  @property
+  def is_logged(self) -> bool:
+    """Whether no step was taken since `pop_metrics`, in this process or an earlier one."""
+    return not self._sums[_COUNT].numpy()
+
   def pop_metrics(self) -> dict[str, float]:
     """Returns the means of the metrics since the last call, in this process or an earlier one."""
     sums = {name: float(total) for name, total in self._sums.items()}
@@ -253,6 +259,8 @@ def train(
   Raises:
     ValueError: if a name is unknown, a dataset is unfit, or the run has another configuration.
     DivergenceError: if the run diverges, or did; diverged.json has the step and the message.
+    KeyboardInterrupt: if interrupted in the last evaluation, which is all that is left to do, or
+      twice.
   """
   run_dir = pathlib.Path(run_dir)
   names = config.dataset_names()
@@ -290,6 +298,8 @@ def train(
     with _Monitor(config, schedule, keys, learner) as monitor:
       _train_loop(learner, schedule, manager, metrics, monitor, interrupted)
   metrics.close()
+  if learner.step == schedule.steps and not learner.is_logged:
+    raise KeyboardInterrupt  # in the last evaluation
   export(learner, run_dir)
   return learner.step
 
@@ -316,9 +326,10 @@ def _train_loop(learner, schedule, manager, metrics, monitor, interrupted) -> No
   )
   timed_from, seconds = learner.step, 0.0
   with progress:
-    while learner.step < schedule.steps and not interrupted():
+    while next_step(learner) <= schedule.steps and not interrupted():
       step = learner.step
-      boundary = min(schedule.steps, step - step % schedule.log_every + schedule.log_every)
+      every = schedule.log_every
+      boundary = min(schedule.steps, math.ceil(next_step(learner) / every) * every)
       count = min(STEPS_PER_CALL, boundary - step)
       started = time.monotonic()
       run_steps(learner, count, metrics.run_dir)
@@ -327,18 +338,26 @@ def _train_loop(learner, schedule, manager, metrics, monitor, interrupted) -> No
       progress.update(count)
       if step < boundary:
         continue
-      row = {"step": step, **learner.pop_metrics()}
-      row["steps_per_second"] = round((step - timed_from) / seconds, 2)
+      success = {}
       if schedule.evaluates_at(step):
-        with simulators_may_go(interrupted):
-          row.update(monitor.evaluate())
-        progress.set_postfix(success=row.get("success_rate"))
+        success = monitor.evaluate(interrupted)
+        if not success:
+          break  # of this step all but the row is saved; where the run goes on, it comes first
+        progress.set_postfix(success=success["success_rate"])
+      row = {"step": step, **learner.pop_metrics(), **success}
+      if step > timed_from:
+        row["steps_per_second"] = round((step - timed_from) / seconds, 2)
       metrics.write(row)
       if step % schedule.checkpoint_every == 0:
         manager.save(step)
       timed_from, seconds = step, 0.0
   if manager.latest_checkpoint != f"{manager.directory}/ckpt-{learner.step}":
     manager.save(learner.step)
+
+
+def next_step(learner: Learner) -> int:
+  """The gradient step that comes next: the last one again, if it has no row of metrics yet."""
+  return learner.step + int(learner.is_logged)
 
 
 def run_steps(learner: Learner, count: int, run_dir: pathlib.Path) -> None:
@@ -406,14 +425,12 @@ class _Monitor(contextlib.AbstractContextManager):
     stochastic = experiments.method(config.method).stochastic_evaluation
     policy = learner.policies()[evaluate.STOCHASTIC if stochastic else evaluate.GREEDY]
     self._caller = evaluate.PolicyCaller(policy)
-    if schedule.evaluate_every and learner.step < schedule.steps:
+    if schedule.evaluate_every and next_step(learner) <= schedule.steps:
       num_copies = min(schedule.num_workers, schedule.evaluation_episodes)
       self._environment = environments.ParallelEnvironment(config.environment, keys, num_copies)
 
-  def evaluate(self) -> dict[str, float]:
-    trials = evaluate.rollout(self._environment, self._caller, self._seeds)
-    summary = evaluate.summarize(trials)
-    return {key: summary[key] for key in ("success_rate", "success_at_end_rate")}
+  def evaluate(self, interrupted: Callable[[], bool]) -> dict[str, float]:
+    return monitored_success(self._environment, self._caller, self._seeds, interrupted)
 
   def __exit__(self, *unused_exception):
     if self._environment is not None:
@@ -461,6 +478,27 @@ def export(learner: Learner, run_dir: pathlib.Path) -> None:
   for other in folder.parent.iterdir():
     if other != folder:
       shutil.rmtree(other)
+
+
+def monitored_success(
+  environment: environments.ParallelEnvironment,
+  caller: evaluate.PolicyCaller,
+  seeds: Sequence[int],
+  interrupted: Callable[[], bool],
+) -> dict[str, float]:
+  """Rolls out a policy, of which nothing is learned.
+
+  Args:
+    environment, caller, seeds: as for `evaluate.rollout`.
+    interrupted: of `interruptible`.
+
+  Returns:
+    What metrics.jsonl has of it; nothing if the simulators were ended with this process.
+  """
+  with simulators_may_go(interrupted):
+    summary = evaluate.summarize(evaluate.rollout(environment, caller, seeds))
+    return {key: summary[key] for key in ("success_rate", "success_at_end_rate")}
+  return {}
 
 
 @contextlib.contextmanager

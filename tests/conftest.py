@@ -1,6 +1,8 @@
-"""What all tests share: the CPU, and a folder of decoded datasets that is not a user's cache."""
+"""What tests share: the CPU, a folder of decoded datasets that is not a user's cache, a signal."""
 
+import importlib
 import os
+import signal
 
 import pytest
 
@@ -13,3 +15,23 @@ def _cache_dir(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("COG_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
     yield
+
+
+@pytest.fixture
+def lose_simulators(monkeypatch):
+  """Has SIGTERM come and end the simulators, too, in the evaluation of that number, from 1."""
+
+  def lose(number):
+    evaluate = importlib.import_module("cog_agents.evaluate")
+    rollout, calls = evaluate.rollout, []
+
+    def rollout_or_lose(*arguments):
+      calls.append(arguments)
+      if len(calls) == number:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise EOFError  # as from the pipe of a process that has ended
+      return rollout(*arguments)
+
+    monkeypatch.setattr(evaluate, "rollout", rollout_or_lose)
+
+  return lose

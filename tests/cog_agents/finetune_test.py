@@ -311,6 +311,27 @@ def test_a_signal_that_ends_the_simulators_too_loses_nothing(run, episodes):
   assert [row["episodes"] for row in run_dirs.read_metrics(folder)] == [0, 3, 6, 9]
 
 
+@pytest.mark.parametrize("lost", [2, 3])  # after the first round and after the last
+def test_an_evaluation_that_is_lost_with_the_simulators_is_made_up_for(run, lose_simulators, lost):
+  lose_simulators(lost)
+  run_dir = run("cog_state")
+  if lost == 3:
+    with pytest.raises(KeyboardInterrupt):
+      quickly(run_dir, episodes=6)
+  else:
+    assert quickly(run_dir, episodes=6).evaluation is None
+  collected = contents(run_dir / "finetune" / ENVIRONMENT / "episodes")
+  assert len(collected) == 3 * (lost - 1)
+
+  assert quickly(run_dir, episodes=6).evaluation
+  rows = run_dirs.read_metrics(run_dir / "finetune" / ENVIRONMENT)
+  assert [(row["step"], row["episodes"]) for row in rows] == [
+    (STEPS, 0), (STEPS + 40, 3), (STEPS + 80, 6),
+  ]  # fmt: skip
+  assert all("success_rate" in row for row in rows)
+  assert contents(run_dir / "finetune" / ENVIRONMENT / "episodes").items() >= collected.items()
+
+
 @pytest.mark.parametrize(
   ("name", "flags", "message"),
   [

@@ -303,6 +303,29 @@ def test_a_signal_that_ends_the_simulators_too_leaves_a_checkpoint(tmp_path, dat
   _, errors = process.communicate(timeout=120)
   assert process.returncode == 130, errors.decode()
   assert list((tmp_path / "checkpoints").glob("*.index"))
+  assert all("success_rate" in row for row in run_dirs.read_metrics(tmp_path))
+
+
+@pytest.mark.parametrize("lost", [1, 2])  # of two evaluations
+def test_an_evaluation_that_is_lost_with_the_simulators_is_made_up_for(
+  tmp_path, data_dir, lose_simulators, lost
+):
+  lose_simulators(lost)
+  evaluated = dataclasses.replace(schedule(400), evaluate_every=200, evaluation_episodes=1)
+  broken, whole = tmp_path / "broken", tmp_path / "whole"
+  if lost == 2:
+    with pytest.raises(KeyboardInterrupt):
+      train.train(experiment(), evaluated, broken, data_dir)
+    assert not run_dirs.exported_steps(broken)  # which would say that nothing is left to do
+  else:
+    assert train.train(experiment(), evaluated, broken, data_dir) == 200
+  for run_dir in (broken, whole):
+    assert train.train(experiment(), evaluated, run_dir, data_dir) == 400
+  assert [row["step"] for row in run_dirs.read_metrics(broken) if "success_rate" in row] == [
+    200,
+    400,
+  ]
+  assert_same_run(whole, broken)
 
 
 def test_task_data_of_another_task_are_refused(tmp_path):
