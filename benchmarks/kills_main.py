@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tqdm
@@ -119,12 +119,9 @@ def kill_and_run_again(
       path.parent.mkdir(parents=True, exist_ok=True)
       path.write_bytes(data)
   command, log = job.command(folder, dataset), folder / "log"
-  process = _start(command, log)
-  with contextlib.suppress(subprocess.TimeoutExpired):
+  with _started(command, log) as process, contextlib.suppress(subprocess.TimeoutExpired):
     process.wait(seconds)
     return None
-  os.killpg(process.pid, signal.SIGKILL)
-  process.wait()
   expected = set(reference.after.values()) - set(reference.before.values())
   finished = sum(data in expected for data in contents(folder).values())
   _run(command, log)
@@ -206,12 +203,19 @@ def main(argv: list[str] | None = None) -> int:
   return 1 if result["different_bytes"] else 0
 
 
-def _start(arguments: list[Any], log: pathlib.Path) -> subprocess.Popen:
-  """Starts a command in a process group of its own."""
+@contextlib.contextmanager
+def _started(arguments: list[Any], log: pathlib.Path) -> Iterator[subprocess.Popen]:
+  """A command in a process group of its own; the end of the context kills what is left of it."""
   with log.open("ab") as file:
-    return subprocess.Popen(
+    process = subprocess.Popen(
       list(map(str, arguments)), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
     )
+  try:
+    yield process
+  finally:
+    if process.poll() is None:
+      os.killpg(process.pid, signal.SIGKILL)
+      process.wait()
 
 
 def _run(arguments: list[Any], log: pathlib.Path) -> None:
@@ -220,7 +224,9 @@ def _run(arguments: list[Any], log: pathlib.Path) -> None:
   Raises:
     RuntimeError: if it fails; the message has the end of its output.
   """
-  if _start(arguments, log).wait():
+  with _started(arguments, log) as process:
+    status = process.wait()
+  if status:
     raise RuntimeError(f"{' '.join(map(str, arguments))} failed:\n{log.read_text()[-3000:]}")
 
 

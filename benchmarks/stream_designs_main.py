@@ -34,15 +34,15 @@ _REWARDS = f"{rlds.STEPS}/{rlds.REWARD}"  # in a serialised episode
 _MEGABYTE = 1 << 20
 
 
-def table_read(data: experience.Experience, builder) -> tf.data.Dataset:
+def table_read(data: experience.Experience, builder, folder: str) -> tf.data.Dataset:
   """Frames decoded once into a table, of which each row is read by its offset: as in training."""
-  del builder
+  del builder, folder
   return data.dataset(_BATCH_SIZE, seed=_SEED)
 
 
-def table_mapped(data: experience.Experience, builder) -> tf.data.Dataset:
+def table_mapped(data: experience.Experience, builder, folder: str) -> tf.data.Dataset:
   """The same table, mapped into memory."""
-  del builder
+  del builder, folder
   (path,) = data.observations[specs.IMAGE].paths
   frames = np.load(path, mmap_mode="r")
 
@@ -55,9 +55,9 @@ def table_mapped(data: experience.Experience, builder) -> tf.data.Dataset:
   return numbers.map(lambda k: tf.numpy_function(batch, [k], types), os.cpu_count())
 
 
-def shuffle_buffer(data: experience.Experience, builder) -> tf.data.Dataset:
+def shuffle_buffer(data: experience.Experience, builder, folder: str) -> tf.data.Dataset:
   """RLDS's own: episodes are cut into pairs of steps, and these are mixed in a buffer."""
-  del data
+  del data, folder
 
   def transitions(episode):
     pairs = rlds.transformations.batch(episode[rlds.STEPS], size=2, shift=1, drop_remainder=True)
@@ -70,9 +70,9 @@ def shuffle_buffer(data: experience.Experience, builder) -> tf.data.Dataset:
   return mixed.shuffle(_SHUFFLE_BUFFER).batch(_BATCH_SIZE)
 
 
-def array_record(data: experience.Experience, builder) -> tf.data.Dataset:
+def array_record(data: experience.Experience, builder, folder: str) -> tf.data.Dataset:
   """Episodes in ArrayRecord, read by their number; the two frames of a transition are decoded."""
-  path = os.path.join(tempfile.mkdtemp(), "episodes.array_record")
+  path = os.path.join(folder, "episodes.array_record")
   writer = array_record_module.ArrayRecordWriter(path, "group_size:1")
   files = [os.fspath(file) for file in builder.info.splits["train"].filepaths]
   lengths = []  # transitions of each episode: not in the order of the table, which mixes the files
@@ -114,14 +114,16 @@ def measure(design: str, name: str, data_dir: str | None, cache_dir: str | None,
   data = experience.load(
     [name], data_dir=data_dir, observation_keys=(specs.IMAGE,), cache_dir=cache_dir
   )
-  started = time.monotonic()
-  batches = iter(DESIGNS[design](data, experience.find(name, data_dir)).prefetch(2))
-  next(batches)
-  first = time.monotonic()
-  count = 0
-  while (passed := time.monotonic() - first) < seconds:
+  builder = experience.find(name, data_dir)
+  with tempfile.TemporaryDirectory() as folder:
+    started = time.monotonic()
+    batches = iter(DESIGNS[design](data, builder, folder).prefetch(2))
     next(batches)
-    count += 1
+    first = time.monotonic()
+    count = 0
+    while (passed := time.monotonic() - first) < seconds:
+      next(batches)
+      count += 1
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
   return {
     "transitions_per_second": round(count * _BATCH_SIZE / passed, 1),

@@ -1,6 +1,7 @@
 """Tests of the benchmark that kills jobs, with little jobs that can and cannot go on."""
 
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -28,6 +29,13 @@ def _job(program: str) -> kills_main.Job:
   return kills_main.Job(
     lambda folder, _: [sys.executable, "-c", program, folder], pathlib.Path("out")
   )
+
+
+def test_an_interrupt_leaves_no_command_running(tmp_path):
+  command = [sys.executable, "-c", "import time; time.sleep(60)"]
+  with pytest.raises(KeyboardInterrupt), kills_main._started(command, tmp_path / "log") as process:
+    raise KeyboardInterrupt
+  assert process.returncode == -signal.SIGKILL
 
 
 def _outcome(program: str, seconds: float, folder: pathlib.Path):

@@ -19,11 +19,12 @@ def written(tmp_path_factory):
 
 
 @pytest.mark.parametrize("design", stream_designs_main.DESIGNS)
-def test_every_design_yields_transitions_of_the_dataset(design, written):
+def test_every_design_yields_transitions_of_the_dataset(design, written, tmp_path):
   data_dir, episodes = written
   name = {"data_dir": str(data_dir)}
   data = experience.load(["prior"], observation_keys=(specs.IMAGE,), **name)
-  stream = stream_designs_main.DESIGNS[design](data, experience.find("prior", **name))
+  builder = experience.find("prior", **name)
+  stream = stream_designs_main.DESIGNS[design](data, builder, str(tmp_path))
   batch = next(stream.as_numpy_iterator())
   if design == "table_read":  # in the form of training
     batch = (
