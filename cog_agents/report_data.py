@@ -187,13 +187,15 @@ def _from_tables(root: pathlib.Path, paths: Iterable[pathlib.Path]) -> Contents:
 def _run_of_entries(entries: Sequence[dict[str, Any]], curve: str) -> Run:
   """The run, or the fine-tuning, of these entries of a table."""
   first = entries[0]
-  flags = [flag for flag in shlex.split(first["command"][0]) if flag.startswith("--")]
+  # A run that was trained by hand has its evaluations alone.
+  training = next((x for x in first["command"] if "cog_agents.train_main" in x), "")
+  flags = [flag for flag in shlex.split(training) if flag.startswith("--")]
   values = dict(flag[2:].split("=", 1) for flag in flags)  # of several overrides the last
   config = {
-    "method": values["method"],
+    "method": values.get("method", first["method"]),
     "observation": first["observation"],
     "seed": first["seed"],
-    "environment": values["environment"],
+    "environment": values.get("environment", first["environment"]),
     "agent": {"flags": [x for x in flags if x.startswith(("--preset=", "--override="))]},
     "datasets": [values[name] for name in ("prior", "task") if name in values],
   }

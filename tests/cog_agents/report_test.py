@@ -416,6 +416,15 @@ def test_runs_from_other_settings_are_told_apart_in_tables_too(tables):
   assert not cells["state", "place_in_tray", "bc"].differences
 
 
+def test_a_run_that_was_trained_by_hand_is_in_the_report_of_its_table(tables):
+  table = tables / "table_1_state.json"
+  entries = json.loads(table.read_text())
+  del entries[2]["command"][0]
+  table.write_text(json.dumps(entries))
+  cells = report_data.cells(report_data.load(tables).runs)
+  assert cells["state", "place_in_tray", "cog"].seeds == {0, 1}
+
+
 def test_a_table_without_a_finished_run_is_nothing_to_report(tmp_path):
   (tmp_path / "table_1_state.json").write_text("[]")
   with pytest.raises(report_data.ReportError, match="no table of reproduce_main .* has one"):
