@@ -16,6 +16,7 @@ IMAGE_DTYPES = ("float32", "bfloat16")
 STATE_RUN_KEYS = (specs.STATE, specs.SIMULATOR_STATE)
 
 DISCOUNT = 0.99
+_ROUNDING = 1e-6  # of 1 / (1 - gamma), relative
 # log |A| of A = [-1, 1]^8: the continuous action space has the volume 2^8.
 LOG_ACTION_VOLUME = specs.ACTION_SIZE * math.log(2.0)
 
@@ -88,7 +89,8 @@ class CqlConfig:
 
   # Departures that PAPER and RELEASED_CODE leave off. FAST gives the reason of each.
   n_step: int = 1  # rewards summed before the bootstrap; the experience computes them
-  target_range: tuple[float, float] | None = None  # Bellman targets are clipped to it
+  # Bellman targets are clipped to it: [0, 1 / (1 - gamma)], or wider.
+  target_range: tuple[float, float] | None = None
   initial_temperature: float = 1.0
   actor_bc_weight: float = 0.0  # of -log pi(a_data|s), kept after the warm start
   # Rate at which the weights of CQL's greedy policy follow those that are trained; None: they are
@@ -111,6 +113,13 @@ class CqlConfig:
         )
     if not 0.0 < self.gamma <= 1.0:
       raise ValueError(f"gamma must be above 0 and at most 1, got {self.gamma}")
+    if self.target_range:
+      low, high = self.target_range
+      if low > 0.0 or high * (1.0 - self.gamma) < 1.0 - _ROUNDING:
+        raise ValueError(
+          f"target_range must hold every value from 0 to 1 / (1 - gamma), of rewards from 0 to 1, "
+          f"got {list(self.target_range)} with gamma={self.gamma}"
+        )
 
   def observation_keys(self, observation: str) -> tuple[str, ...]:
     """Keys of the environment's observation dict that the policy of an --observation run sees."""
@@ -139,8 +148,8 @@ RELEASED_CODE = dataclasses.replace(
   policy_head_sizes=(256, 256, 256),
 )
 
-# Whatever reaches success soonest on two cores. Rewards are 0 or 1, so with the discount 0.97 every
-# value lies between 0 and 1 / (1 - 0.97).
+# What succeeds within tens of thousands of steps, on two cores. Rewards are 0 or 1, so with the
+# discount 0.97 every value lies between 0 and 1 / (1 - 0.97).
 FAST_DISCOUNT = 0.97
 FAST_STATE = dataclasses.replace(
   RELEASED_CODE,

@@ -56,11 +56,21 @@ class ExperimentConfig:
 
   @classmethod
   def from_record(cls, record: Mapping[str, Any]) -> "ExperimentConfig":
-    """Returns the configuration of a run from `run_dirs.read_config`, which has more beside."""
+    """Returns the configuration of a run from `run_dirs.read_config`, which has more beside.
+
+    Raises:
+      RunError: if the run has a hyperparameter that there is no more.
+    """
     names = [field.name for field in dataclasses.fields(cls)]
     fields = config_lib.with_tuples({name: record[name] for name in names if name in record})
-    agent = config_lib.CqlConfig(**config_lib.with_tuples(fields.pop("agent")))
-    return cls(**fields, agent=agent)
+    agent = config_lib.with_tuples(fields.pop("agent"))
+    known = {field.name for field in dataclasses.fields(config_lib.CqlConfig)}
+    if unknown := agent.keys() - known:
+      raise run_dirs.RunError(
+        f"the run has hyperparameters that this version does not know: {sorted(unknown)}; use the "
+        "version that trained it"
+      )
+    return cls(**fields, agent=config_lib.CqlConfig(**agent))
 
   def create_agent(
     self, observation_spec: Mapping[str, tf.TensorSpec], statistics: networks.Statistics

@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
   )  # fmt: skip
   experiment.add_argument(
     "--preset", metavar="NAME", default="FAST", choices=tuple(config_lib.PRESETS),
-    help="hyperparameters: FAST learns soonest on two cores; PAPER and RELEASED_CODE are the "
-    "authors', made for a million steps (default: %(default)s)",
+    help="hyperparameters: FAST is made for tens of thousands of steps on two cores, PAPER and "
+    "RELEASED_CODE, the authors', for a million (default: %(default)s)",
   )  # fmt: skip
   experiment.add_argument(
     "--override", metavar="FIELD=VALUE", action="append", default=[],

@@ -101,6 +101,16 @@ def test_impossible_values_are_refused(values):
     config.CqlConfig(**values)
 
 
+@pytest.mark.parametrize(
+  "values", [{"gamma": 0.99}, {"target_range": (0.0, 33.0)}, {"target_range": (1.0, 34.0)}]
+)
+def test_targets_are_not_clipped_to_less_than_there_is(values):
+  with pytest.raises(ValueError, match=r"from 0 to 1 / \(1 - gamma\)"):
+    dataclasses.replace(config.FAST_STATE, **values)
+  dataclasses.replace(config.FAST_STATE, gamma=0.99, target_range=(0.0, 100.0))
+  dataclasses.replace(config.FAST_STATE, gamma=0.99, target_range=None)
+
+
 @pytest.mark.parametrize("keys", ["image_run_keys", "critic_keys"])
 def test_the_grippers_crop_needs_the_robots_state(keys):
   with pytest.raises(ValueError, match=r"needs 'state' beside 'image', got \['image'\]"):

@@ -143,5 +143,5 @@ def test_help_explains_every_flag(name, capsys):
 
 
 def test_overrides_replace_fields_and_turn_lists_into_tuples():
-  config = mains.overridden(config_lib.PAPER, ["n_step=3", "target_range=[0, 100]", "gamma=1"])
-  assert (config.n_step, config.target_range, config.gamma) == (3, (0, 100), 1)
+  config = mains.overridden(config_lib.PAPER, ["n_step=3", "target_range=[0, 100]", "gamma=0.9"])
+  assert (config.n_step, config.target_range, config.gamma) == (3, (0, 100), 0.9)

@@ -283,6 +283,14 @@ def test_a_method_with_prior_data_wants_a_prior_dataset():
     experiment("cog", prior=()).dataset_names()
 
 
+def test_a_run_with_a_hyperparameter_that_is_no_more_is_refused():
+  record = json.loads(json.dumps(dataclasses.asdict(experiment())))
+  assert train.ExperimentConfig.from_record(record) == experiment()
+  record["agent"]["trunk_size"] = 50
+  with pytest.raises(run_dirs.RunError, match=r"does not know: \['trunk_size'\]; use the version"):
+    train.ExperimentConfig.from_record(record)
+
+
 def test_an_unknown_dataset_leaves_no_run_behind(tmp_path, data_dir):
   with pytest.raises(experience.DatasetError, match=r"prior:1\.0\.0"):
     train.train(experiment(task="tusk"), schedule(200), tmp_path / "run", data_dir)
