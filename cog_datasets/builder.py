@@ -2,10 +2,13 @@
 
 import contextlib
 import dataclasses
+import errno
+import functools
 import hashlib
 import importlib.metadata
 import importlib.resources
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,11 +88,12 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     num_episodes = self.builder_config.num_episodes or self.entry.num_episodes
     return catalog.split_seeds(num_episodes, self.entry.seed_block)
 
-  def download_and_prepare(self, *, download_config=None, **kwargs):
+  def download_and_prepare(self, *, download_config=None, file_format=None, **kwargs):
     """Builds the dataset with its manifest, unless it is there already.
 
     Raises:
       ValueError: if something else is there under the name: other scripts or other seeds.
+      disk.DiskError: if there is not enough room.
     """
     overwrite = download_config is not None and download_config.download_mode.overwrite_dataset
     was_prepared = self.is_prepared() and not overwrite
@@ -101,10 +105,16 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
           self.info.read_from_directory(self.data_path)
         self._check_contents()
       else:
+        if file_format:  # the name of the unfinished folder depends on it
+          self.info.set_file_format(file_format, override=True)
         self._remove_incomplete()
-      super().download_and_prepare(download_config=download_config, **kwargs)
+      purpose, unfinished = f"the build of {self.info.full_name}", self._unfinished_folder()
+      with disk.resumable(unfinished, purpose):
+        super().download_and_prepare(download_config=download_config, **kwargs)
       if not (self.data_path / manifest.FILENAME).exists():
-        manifest.write(self.data_path)
+        unfinished.rmtree(missing_ok=True)
+        with disk.resumable(self.data_path, purpose):
+          manifest.write(self.data_path)
 
   def _remove_incomplete(self):
     """Removes what TFDS leaves, under another name each time, of builds killed at their end."""
@@ -154,7 +164,7 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     raise NotImplementedError("_generate_splits writes the shards itself")
 
   def _generate_splits(self, dl_manager, download_config) -> list[tfds.core.SplitInfo]:
-    """Records all shards, then moves them to where TFDS reads them."""
+    """Records all shards, then places them where TFDS reads them."""
     del dl_manager  # nothing to download
     limit = download_config.max_examples_per_split  # a debugging flag of `tfds build`
     by_split = {
@@ -166,12 +176,9 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     self._check_disk(members, folder)
     folder.mkdir(parents=True, exist_ok=True)
     shards.remove_unfinished(folder)
-    with disk.resumable(folder, f"the build of {self.info.full_name}"):
-      self._record(members, folder, download_config)
+    self._record(members, folder, download_config)
     shards.check_written(folder, [shard.filename for shard in members])
-    infos = [self._move(folder, split, members) for split, members in by_split.items()]
-    folder.rmtree()
-    return infos
+    return [self._place(folder, split, members) for split, members in by_split.items()]
 
   def _unfinished_folder(self) -> epath.Path:
     """Where shards wait for the rest; a build that was killed goes on there, if nothing changed."""
@@ -201,13 +208,13 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
       # Create ends in a reshuffle, which spreads the shards over all workers.
       _ = pipeline | "Shards" >> beam.Create(members, reshuffle=True) | beam.ParDo(write)
 
-  def _move(
+  def _place(
     self, folder: epath.Path, split: str, members: list[shards.Shard]
   ) -> tfds.core.SplitInfo:
     template = self._get_filename_template(split)
     paths = template.sharded_filepaths(len(members))
     for shard, path in zip(members, paths, strict=True):
-      (folder / shard.filename).replace(path)
+      _link_or_move(folder / shard.filename, path)
     return tfds.core.SplitInfo(
       name=split,
       shard_lengths=[len(shard.seeds) for shard in members],
@@ -216,6 +223,17 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     )
 
 
+def _link_or_move(path: epath.Path, target: epath.Path) -> None:
+  """Keeps the file under its first name, too, which outlives a build that fails after this."""
+  try:
+    os.link(path, target)
+  except OSError as error:
+    if error.errno == errno.ENOSPC:
+      raise
+    path.replace(target)  # in an object store, or a file system without hard links
+
+
+@functools.cache
 def _source_digest() -> str:
   """Changes with the code that records and writes."""
   digest = hashlib.sha256()

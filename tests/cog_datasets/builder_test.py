@@ -1,5 +1,6 @@
 """Tests of built datasets: every entry of the catalog, recorded small and read in several ways."""
 
+import errno
 import filecmp
 import functools
 import importlib
@@ -10,6 +11,7 @@ import pathlib
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -457,6 +459,41 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(
   make_builder(entry, tmp_path).download_and_prepare()
   # Of one shard, which has 4 episodes at most, 3 may be recorded twice.
   assert len(recorded) <= NUM_EPISODES + 1 + 3
+  assert_same_dataset(entry, data_dir, tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("failure", "raised"),
+  [
+    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), disk.DiskError),
+    (KeyboardInterrupt(), KeyboardInterrupt),
+  ],
+  ids=["full disk", "interrupt"],
+)
+@pytest.mark.parametrize(
+  "step", [(tfds.core.DatasetInfo, "write_to_directory"), (manifest, "write")]
+)
+def test_a_build_that_fails_after_recording_keeps_what_it_recorded(
+  step, failure, raised, data_dir, tmp_path, monkeypatch
+):
+  entry = catalog.CATALOG[0]
+  with monkeypatch.context() as patch:
+    patch.setattr(*step, mock.Mock(side_effect=failure))
+    with pytest.raises(raised) as error:
+      make_builder(entry, tmp_path).download_and_prepare()
+  (kept,) = {path.parent for path in tmp_path.rglob("*train*")}
+  if raised is disk.DiskError:
+    assert f"the disk of {kept} is full" in str(error.value)
+  monkeypatch.setattr(recorder, "record_episode", mock.Mock(side_effect=AssertionError))
+  make_builder(entry, tmp_path).download_and_prepare()
+  assert_same_dataset(entry, data_dir, tmp_path)
+
+
+def test_a_file_system_without_hard_links_has_the_same_bytes(data_dir, tmp_path, monkeypatch):
+  entry = catalog.CATALOG[0]
+  no_links = OSError(errno.EPERM, os.strerror(errno.EPERM))
+  monkeypatch.setattr(os, "link", mock.Mock(side_effect=no_links))
+  make_builder(entry, tmp_path).download_and_prepare()
   assert_same_dataset(entry, data_dir, tmp_path)
 
 
