@@ -129,8 +129,9 @@ def check(source: tfds.core.DatasetBuilder) -> dict[str, dict]:
 def publish(source: tfds.core.DatasetBuilder, target: Destination) -> None:
   """Copies a dataset to its place, manifest last.
 
-  A copy that was interrupted goes on with the files that are missing or damaged. Until its manifest
-  is there, a copy is not published. What is published already is compared and left alone.
+  A copy that was interrupted, or has lost files since, gets those that are missing or damaged.
+  Until its manifest is there, a copy is not published. What is published already is compared and,
+  where it is whole, left alone.
 
   Args:
     source: see prepared.find.
@@ -143,13 +144,11 @@ def publish(source: tfds.core.DatasetBuilder, target: Destination) -> None:
   folder, files = epath.Path(source.data_dir), check(source)
   target.create()
   published = target.read_manifest()
-  if published is not None:
-    if published != files:
-      raise PublishError(
-        f"{target} is published already, with other contents. A published version is never changed:"
-        " give the dataset another version"
-      )
-    return
+  if published not in (None, files):
+    raise PublishError(
+      f"{target} is published already, with other contents. A published version is never changed:"
+      " give the dataset another version"
+    )
   missing = target.missing(folder, files)
   target.check_disk(sum(files[name]["bytes"] for name in missing))
   with tqdm.tqdm(
@@ -159,7 +158,8 @@ def publish(source: tfds.core.DatasetBuilder, target: Destination) -> None:
       names = missing[start : start + target.files_at_once]
       target.put([folder / name for name in names])
       bar.update(len(names))
-  target.finish(folder)
+  if published is None:
+    target.finish(folder)
 
 
 def _copy(path: epath.Path, target: epath.Path) -> None:

@@ -80,6 +80,21 @@ def test_what_is_published_is_left_alone(task, tmp_path):
   assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == times
 
 
+@pytest.mark.parametrize(
+  "damage", [pathlib.Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])]
+)
+@pytest.mark.parametrize("name", ["*train*00000-of*", "features.json"])
+def test_a_published_copy_that_lost_a_file_gets_it_again(name, damage, task, tmp_path):
+  target = _publish(task, tmp_path)
+  times = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
+  (lost,) = target.glob(name)
+  damage(lost)
+  _publish(task, tmp_path)
+  assert _bytes(target) == _bytes(task)
+  times_now = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
+  assert {name for name in times if times_now[name] != times[name]} == {lost.name}
+
+
 def test_other_contents_under_a_published_version_are_refused(task, tmp_path):
   target = _publish(task, tmp_path / "public")
   published = _bytes(target)
