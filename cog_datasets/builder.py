@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.resources
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ _BYTES_PER_STEP = 1_600
 # Packages whose version the recorded bytes depend on.
 _RECORDING_PACKAGES = ("pybullet", "numpy", "tensorflow")
 
+_CONFIG_NAME = r"[A-Za-z0-9_][A-Za-z0-9_+.-]*"  # what TFDS reads, and no hidden folder
+
 
 @dataclasses.dataclass(eq=False)
 class CogConfig(tfds.core.BuilderConfig):
@@ -38,7 +41,8 @@ class CogConfig(tfds.core.BuilderConfig):
     scripts: script -> its probability, in place of the catalog's.
 
   Raises:
-    ValueError: if `num_episodes` is not a possible number of episodes.
+    ValueError: if the name is none of a folder, or `num_episodes` not a possible number of
+      episodes.
   """
 
   num_episodes: int | None = None
@@ -46,6 +50,11 @@ class CogConfig(tfds.core.BuilderConfig):
   scripts: Mapping[str, float] | None = None
 
   def __post_init__(self):
+    if not re.fullmatch(_CONFIG_NAME, self.name):
+      raise ValueError(
+        "a configuration is named with letters, digits and _, after the first also with + - and .,"
+        f" not {self.name!r}"
+      )
     if self.num_episodes is not None:
       catalog.split_seeds(self.num_episodes)
 

@@ -94,7 +94,7 @@ def relabel(
       version is none, or `folder` is there already and something else.
     disk.DiskError: if there is not enough room.
   """
-  _check_name(folder.parent.name, folder.name)
+  check_name(folder.parent.name, folder.name)
   reward_labels.parse(label)
   members = prepared.shards(source)
   for record in itertools.islice(members[0].records(), 1):
@@ -199,7 +199,12 @@ def _check_disk(pairs: Sequence[tuple[prepared.Shard, str]], folder: epath.Path)
   disk.check(folder, needed, "relabelling")
 
 
-def _check_name(name: str, version: str) -> None:
+def check_name(name: str, version: str) -> None:
+  """Checks what a new dataset is to be called.
+
+  Raises:
+    ValueError: if the name or the version is none.
+  """
   if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
     raise ValueError(f"a dataset is named with a-z, 0-9 and _, not {name!r}")
   if not tfds.core.Version.is_valid(version):

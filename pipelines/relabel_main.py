@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(argv)
   folder = epath.Path(args.data_dir) / args.name / args.version
   try:
+    relabel.check_name(args.name, args.version)  # and not only what `folder` ends in
     source = prepared.find(args.source, args.data_dir)
     changes = relabel.relabel(source, args.label, folder, flags.beam_options(args))
   except (ValueError, disk.DiskError) as error:

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -570,6 +571,20 @@ def test_scripts_that_cannot_be_are_refused(scripts, message, tmp_path):
 def test_a_configuration_with_an_impossible_number_of_episodes_is_refused(num_episodes):
   with pytest.raises(ValueError, match=f"num_episodes .* got {num_episodes!r}"):
     builder.CogConfig(name="bad", num_episodes=num_episodes)
+
+
+@pytest.mark.parametrize("name", ["a/b", "../../evil", "..", ".hidden", "/root", "two words", ""])
+def test_a_configuration_whose_name_is_no_folder_is_refused(name):
+  message = f"a configuration is named with letters, digits .* not {re.escape(repr(name))}"
+  with pytest.raises(ValueError, match=message):
+    builder.CogConfig(name=name)
+
+
+@pytest.mark.parametrize("name", ["small", "tiny_full", "percent-10", "v1.2+more", "9"])
+def test_a_configuration_has_any_name_that_tfds_reads(name):
+  _, read = tfds.core.naming.parse_builder_name_kwargs(f"cog_pickplace_task/{name}")
+  assert read == {"config": name}
+  assert builder.CogConfig(name=name).name == name
 
 
 @each_entry

@@ -135,6 +135,10 @@ def test_the_command_writes_the_dataset_and_prints_the_changes(task, tmp_path, c
     (["--source=moon"], "'moon' is neither the name of a dataset in"),
     (["--version=new"], "new"),
     (["--name=Zeroed!"], "Zeroed!"),
+    (["--name=cog_x/zero"], "a dataset is named with a-z, 0-9 and _, not 'cog_x/zero'"),
+    (["--name=/somewhere/else/zero"], "not '/somewhere/else/zero'"),
+    (["--name=../zero"], "not '../zero'"),
+    (["--version=other/1.0.0"], "a version is MAJOR.MINOR.PATCH, not 'other/1.0.0'"),
   ],
 )
 def test_wrong_values_exit_with_two_and_leave_nothing(flags, message, task, tmp_path, capfd):
