@@ -27,6 +27,7 @@ _BYTES_PER_STEP = 1_600
 # Packages whose version the recorded bytes depend on.
 _RECORDING_PACKAGES = ("pybullet", "numpy", "tensorflow")
 
+_FILE_FORMAT = tfds.core.FileFormat.TFRECORD
 _CONFIG_NAME = r"[A-Za-z0-9_][A-Za-z0-9_+.-]*"  # what TFDS reads, and no hidden folder
 
 
@@ -97,11 +98,20 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     num_episodes = self.builder_config.num_episodes or self.entry.num_episodes
     return catalog.split_seeds(num_episodes, self.entry.seed_block)
 
+  def _create_builder_config(self, builder_config, version):
+    """TFDS's own, which of an unknown name would not list the known ones."""
+    if isinstance(builder_config, str):
+      name, known = builder_config.partition(":")[0], list(self.builder_configs)
+      if name not in known:
+        raise ValueError(f"{self.name} has no configuration {name!r}; it has: {known}")
+    return super()._create_builder_config(builder_config, version)
+
   def download_and_prepare(self, *, download_config=None, file_format=None, **kwargs):
     """Builds the dataset with its manifest, unless it is there already.
 
     Raises:
-      ValueError: if something else is there under the name: other scripts or other seeds.
+      ValueError: if something else is there under the name: other scripts or other seeds; or if
+        the files are to have a format that `pipelines` does not read.
       disk.DiskError: if there is not enough room.
     """
     overwrite = download_config is not None and download_config.download_mode.overwrite_dataset
@@ -112,10 +122,9 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
       if self.is_prepared() and not overwrite:
         if not was_prepared:  # by another process, while this one waited
           self.info.read_from_directory(self.data_path)
-        self._check_contents()
+        self._check_contents(download_config)
       else:
-        if file_format:  # the name of the unfinished folder depends on it
-          self.info.set_file_format(file_format, override=True)
+        self._check_format(file_format or self.info.file_format)
         self._remove_incomplete()
       purpose, unfinished = f"the build of {self.info.full_name}", self._unfinished_folder()
       with disk.resumable(unfinished, purpose):
@@ -125,14 +134,22 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         with disk.resumable(self.data_path, purpose):
           manifest.write(self.data_path)
 
+  def _check_format(self, file_format):
+    if tfds.core.FileFormat.from_value(file_format) != _FILE_FORMAT:
+      raise ValueError(
+        f"expected the file format {_FILE_FORMAT.value!r}, which every job on datasets reads, got"
+        f" {file_format!r}"
+      )
+
   def _remove_incomplete(self):
     """Removes what TFDS leaves, under another name each time, of builds killed at their end."""
     for folder in self.data_path.parent.glob(f"{constants.INCOMPLETE_PREFIX}*_{self.version}"):
       folder.rmtree()
 
-  def _check_contents(self):
+  def _check_contents(self, download_config):
     wanted = self._metadata()
-    wanted["episodes"] = {split: len(seeds) for split, seeds in self.split_seeds.items()}
+    limit = _limit(download_config)
+    wanted["episodes"] = {split: len(seeds[:limit]) for split, seeds in self.split_seeds.items()}
     found = dict(self.info.metadata)  # as it was read from the folder
     found["episodes"] = {split: info.num_examples for split, info in self.info.splits.items()}
     differing = [key for key in wanted if key != "packages" and found.get(key) != wanted[key]]
@@ -175,7 +192,7 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
   def _generate_splits(self, dl_manager, download_config) -> list[tfds.core.SplitInfo]:
     """Records all shards, then places them where TFDS reads them."""
     del dl_manager  # nothing to download
-    limit = download_config.max_examples_per_split  # a debugging flag of `tfds build`
+    limit = _limit(download_config)
     by_split = {
       split: shards.split_into_shards(split, seeds[:limit])
       for split, seeds in self.split_seeds.items()
@@ -191,7 +208,7 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
   def _unfinished_folder(self) -> epath.Path:
     """Where shards wait for the rest; a build that was killed goes on there, if nothing changed."""
-    contents = json.dumps([self._metadata(), str(self.info.file_format), _source_digest()])
+    contents = json.dumps([self._metadata(), _source_digest()])
     digest = hashlib.sha256(contents.encode()).hexdigest()[:16]
     return self.data_path.parent / f".unfinished_{self.version}_{digest}"
 
@@ -230,6 +247,11 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
       num_bytes=sum(path.stat().length for path in paths),
       filename_template=template,
     )
+
+
+def _limit(download_config: tfds.download.DownloadConfig | None) -> int | None:
+  """Episodes of a split at most: a debugging flag of `tfds build`."""
+  return download_config.max_examples_per_split if download_config else None
 
 
 def _link_or_move(path: epath.Path, target: epath.Path) -> None:

@@ -567,6 +567,39 @@ def test_scripts_that_cannot_be_are_refused(scripts, message, tmp_path):
     make_drawer_prior_builder(tmp_path, name="mixed", scripts=scripts)
 
 
+def test_an_unknown_configuration_is_refused_with_the_known_ones(tmp_path):
+  message = r"cog_drawer_prior has no configuration 'open'; it has: \['closed', 'blocked_1', 'block"
+  with pytest.raises(ValueError, match=message):
+    tfds.builder("cog_drawer_prior/open", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("where", ["constructor", "build"])
+def test_a_file_format_that_no_job_reads_is_refused_before_recording(where, tmp_path):
+  arguments = {"file_format": "array_record"}
+  made_with, built_with = (arguments, {}) if where == "constructor" else ({}, arguments)
+  config = builder.CogConfig(**tiny_config(catalog.CATALOG[0]))
+  dataset_builder = builder_class(catalog.CATALOG[0].name)(
+    data_dir=tmp_path, config=config, **made_with
+  )
+  with pytest.raises(
+    ValueError, match="expected the file format 'tfrecord', .* got .*array_record"
+  ):
+    dataset_builder.download_and_prepare(**built_with)
+  assert not list(tmp_path.rglob("*.tfrecord*"))
+
+
+def test_a_limited_build_is_found_by_the_same_command(tmp_path):
+  limited = {"download_config": tfds.download.DownloadConfig(max_examples_per_split=2)}
+  make_builder(catalog.CATALOG[0], tmp_path).download_and_prepare(**limited)
+  before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+  again = make_builder(catalog.CATALOG[0], tmp_path)
+  again.download_and_prepare(**limited)
+  assert again.info.splits["train"].num_examples == 2
+  assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+  with pytest.raises(ValueError, match="holds a dataset with .*'train': 2"):
+    make_builder(catalog.CATALOG[0], tmp_path).download_and_prepare()
+
+
 @pytest.mark.parametrize("num_episodes", [0, -3, 10_000_001, "many"])
 def test_a_configuration_with_an_impossible_number_of_episodes_is_refused(num_episodes):
   with pytest.raises(ValueError, match=f"num_episodes .* got {num_episodes!r}"):
