@@ -385,8 +385,8 @@ def _digest(builder: tfds.core.DatasetBuilder, split: str) -> str:
   if not found and has_manifest:
     try:
       found = manifest.violations(folder, ignored=manifest.DOCUMENTS)
-    except json.JSONDecodeError as error:
-      found = [f"{manifest.FILENAME} cannot be read: {error}"]
+    except ValueError as error:
+      raise DatasetError(f"{error}. Copy this file again") from error
   if found:
     raise DatasetError(
       f"the copy of {builder.info.full_name} in {folder} is damaged:"

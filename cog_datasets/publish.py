@@ -107,13 +107,13 @@ def check(source: tfds.core.DatasetBuilder) -> dict[str, dict]:
   """
   folder, name = epath.Path(source.data_dir), source.info.full_name
   try:
-    damaged = manifest.violations(folder)
-  except ValueError as error:
-    damaged = [str(error)]
+    damaged, is_validated = manifest.violations(folder), manifest.is_validated(folder)
+  except ValueError as error:  # the manifest is missing, or one of the two files is damaged
+    raise PublishError(str(error)) from error
   if damaged:
     raise PublishError(f"{name} is damaged: {'; '.join(damaged)}")
   files = manifest.read(folder)
-  if not manifest.is_validated(folder):
+  if not is_validated:
     raise PublishError(
       f"{name} is not validated: first, python -m pipelines.validate_main {folder} has to find"
       " nothing wrong"

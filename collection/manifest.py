@@ -36,12 +36,12 @@ def read(folder: epath.Path) -> dict[str, dict]:
   """Returns file name → {"bytes", "sha256"}.
 
   Raises:
-    ValueError: if there is no manifest.
+    ValueError: if there is no manifest, or it is damaged.
   """
   path = folder / FILENAME
   if not path.exists():
     raise ValueError(f"{folder} has no {FILENAME}")
-  return json.loads(path.read_text())
+  return _parsed(path)
 
 
 def violations(folder: epath.Path, ignored: Collection[str] = ()) -> list[str]:
@@ -52,7 +52,7 @@ def violations(folder: epath.Path, ignored: Collection[str] = ()) -> list[str]:
     ignored: names of files that do not matter.
 
   Raises:
-    ValueError: if there is no manifest.
+    ValueError: if there is no manifest, or it is damaged.
   """
   described = {name: x for name, x in read(folder).items() if name not in ignored}
   with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -67,11 +67,22 @@ def write_validation(folder: epath.Path, facts: dict) -> None:
 
 
 def is_validated(folder: epath.Path) -> bool:
-  """Whether the data were validated as the manifest describes them now."""
+  """Whether the data were validated as the manifest describes them now.
+
+  Raises:
+    ValueError: if the manifest or the validation is damaged.
+  """
   path = folder / VALIDATION
   if not path.exists():
     return False
-  return json.loads(path.read_text()).get("data_sha256") == _data_digest(folder)
+  return _parsed(path).get("data_sha256") == _data_digest(folder)
+
+
+def _parsed(path: epath.Path) -> dict:
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:  # no JSON, or no text
+    raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _violation(path: epath.Path, described: Mapping) -> str | None:
