@@ -72,20 +72,20 @@ def export(source: tfds.core.DatasetBuilder, split: str, out: pathlib.Path) -> s
   _check_files(source)
   name = dataset_id(source, split)
   target = out / name
-  if target.exists():
-    raise ExportError(f"{target} is there already: remove it, or choose another folder")
-  with contextlib.suppress(FileNotFoundError):
-    shutil.rmtree(_aside(out, name))  # of an export that was killed
-  _check_disk(source, split, out)
-  out.mkdir(parents=True, exist_ok=True)
-  try:
-    storage = _storage(_aside(out, name), environment)
-    _write_episodes(storage, _episodes(source, split, num_episodes))
-    storage.update_metadata(_metadata(source, split, name))
-    _add_namespaces(out, name)
-    _aside(out, name).rename(target)
-  finally:
-    shutil.rmtree(_aside(out, name), ignore_errors=True)
+  with disk.alone(epath.Path(out), f"the export of {source.info.full_name}"):
+    if target.exists():
+      raise ExportError(f"{target} is there already: remove it, or choose another folder")
+    with contextlib.suppress(FileNotFoundError):
+      shutil.rmtree(_aside(out, name))  # of an export that was killed
+    _check_disk(source, split, out)
+    try:
+      storage = _storage(_aside(out, name), environment)
+      _write_episodes(storage, _episodes(source, split, num_episodes))
+      storage.update_metadata(_metadata(source, split, name))
+      _add_namespaces(out, name)
+      _aside(out, name).rename(target)
+    finally:
+      shutil.rmtree(_aside(out, name), ignore_errors=True)
   return name
 
 

@@ -1,5 +1,6 @@
 """Publishing: copies a validated dataset to where others read it, and never changes it there."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -24,6 +25,9 @@ class Destination(Protocol):
   """The place of one version of a dataset; hub.HubFolder is one too."""
 
   files_at_once: int
+
+  def alone(self) -> contextlib.AbstractContextManager[None]:
+    """Holds it against other processes that would write the same files."""
 
   def create(self) -> None:
     """Prepares it for files."""
@@ -55,6 +59,9 @@ class Folder:
 
   def __str__(self) -> str:
     return str(self.path)
+
+  def alone(self) -> contextlib.AbstractContextManager[None]:
+    return disk.alone(self.path.parent, f"publishing to {self.path}")
 
   def create(self) -> None:
     self.path.mkdir(parents=True, exist_ok=True)
@@ -142,24 +149,25 @@ def publish(source: tfds.core.DatasetBuilder, target: Destination) -> None:
     disk.DiskError: if there is not enough room.
   """
   folder, files = epath.Path(source.data_dir), check(source)
-  target.create()
-  published = target.read_manifest()
-  if published not in (None, files):
-    raise PublishError(
-      f"{target} is published already, with other contents. A published version is never changed:"
-      " give the dataset another version"
-    )
-  missing = target.missing(folder, files)
-  target.check_disk(sum(files[name]["bytes"] for name in missing))
-  with tqdm.tqdm(
-    total=len(missing), desc=f"Publishing {source.info.full_name}", unit="file"
-  ) as bar:
-    for start in range(0, len(missing), target.files_at_once):
-      names = missing[start : start + target.files_at_once]
-      target.put([folder / name for name in names])
-      bar.update(len(names))
-  if published is None:
-    target.finish(folder)
+  with target.alone():
+    target.create()
+    published = target.read_manifest()
+    if published not in (None, files):
+      raise PublishError(
+        f"{target} is published already, with other contents. A published version is never changed:"
+        " give the dataset another version"
+      )
+    missing = target.missing(folder, files)
+    target.check_disk(sum(files[name]["bytes"] for name in missing))
+    with tqdm.tqdm(
+      total=len(missing), desc=f"Publishing {source.info.full_name}", unit="file"
+    ) as bar:
+      for start in range(0, len(missing), target.files_at_once):
+        names = missing[start : start + target.files_at_once]
+        target.put([folder / name for name in names])
+        bar.update(len(names))
+    if published is None:
+      target.finish(folder)
 
 
 def _copy(path: epath.Path, target: epath.Path) -> None:

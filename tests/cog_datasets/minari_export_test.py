@@ -16,7 +16,7 @@ from etils import epath
 from cog_datasets import export_main, minari_export, prepared, schema
 from collection import registry, specs
 from pipelines import relabel
-from tests import fakes
+from tests import fakes, waiting
 from tests.pipelines import datasets
 
 NAMES = ("cog_pickplace_task", "cog_drawer_prior")
@@ -207,7 +207,7 @@ def test_an_interrupted_export_leaves_nothing_and_starts_again(
       assert not minari.list_local_datasets()
       with pytest.raises(FileNotFoundError, match="not found locally"):
         minari.load_dataset(IDS["cog_pickplace_task"])
-      (unfinished,) = tmp_path.iterdir()
+      (unfinished,) = tmp_path.glob(".unfinished_*")
       shutil.copytree(unfinished, tmp_path / "killed")
       raise KeyboardInterrupt
     written.append(episode)
@@ -227,6 +227,18 @@ def test_an_interrupted_export_leaves_nothing_and_starts_again(
   assert dataset.total_steps == expected.total_steps
   for episode, other in zip(dataset, expected, strict=True):
     np.testing.assert_array_equal(episode.actions, other.actions)
+
+
+def test_two_exports_to_a_folder_go_one_after_the_other(data_dir, tmp_path, capfd):
+  running = tmp_path / ".unfinished_cog_pickplace_task.tiny.validation-v10100"
+  running.mkdir()
+
+  def export():
+    _export("cog_pickplace_task/tiny", data_dir, tmp_path, "--split=validation")
+
+  with waiting.for_folder(tmp_path, export, capfd):
+    assert [path.name for path in tmp_path.glob(".unfinished*")] == [running.name]
+  assert {path.name for path in tmp_path.iterdir()} == {"cog_pickplace_task"}
 
 
 def test_the_folder_may_be_relative(data_dir, tmp_path, monkeypatch):
@@ -329,4 +341,4 @@ def test_a_disk_that_is_too_small_is_refused(data_dir, root, tmp_path, monkeypat
     with pytest.raises(SystemExit):
       _export("cog_pickplace_task/tiny", data_dir, tmp_path / "minari")
   assert "as a Minari dataset needs about" in capfd.readouterr().err
-  assert not (tmp_path / "minari").exists()
+  assert not list((tmp_path / "minari").iterdir())

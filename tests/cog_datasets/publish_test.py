@@ -10,6 +10,7 @@ from etils import epath
 from cog_agents import experience
 from cog_datasets import prepared, publish, publish_main
 from collection import manifest
+from tests import waiting
 from tests.pipelines import datasets
 
 
@@ -95,6 +96,14 @@ def test_a_published_copy_that_lost_a_file_gets_it_again(name, damage, task, tmp
   assert _bytes(target) == _bytes(task)
   times_now = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
   assert {name for name in times if times_now[name] != times[name]} == {lost.name}
+
+
+def test_two_copies_of_a_dataset_go_one_after_the_other(task, tmp_path, capfd):
+  target = tmp_path / task.relative_to(task.parents[2])
+  with waiting.for_folder(target.parent, lambda: _publish(task, tmp_path), capfd):
+    assert not target.exists()
+  assert _bytes(target) == _bytes(task)
+  assert list(target.parent.iterdir()) == [target]
 
 
 def test_other_contents_under_a_published_version_are_refused(task, tmp_path):
