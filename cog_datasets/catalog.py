@@ -9,7 +9,6 @@ from collection import registry, scripted_policies
 
 TRAIN = "train"
 VALIDATION = "validation"
-SPLIT_SEEDS = {TRAIN: registry.TRAIN_SEEDS, VALIDATION: registry.VALIDATION_SEEDS}
 # The i-th block of these seeds, in either split, is for the i-th configuration of a name, so that
 # the configurations of a name share no episode.
 SEEDS_PER_BLOCK = 1_000_000
