@@ -101,12 +101,13 @@ def _arrays(episodes: list[recorder.Episode]) -> dict[str, np.ndarray]:
 def main(argv: list[str] | None = None) -> int:
   parser = _parser()
   arguments = parser.parse_args(argv)
-  last_seed = registry.FINETUNING_SEEDS[-1]
+  last_first_seed = registry.FINETUNING_SEEDS.stop - arguments.episodes
   if not 1 <= arguments.episodes:
     parser.error(f"--episodes={arguments.episodes}: expected at least 1")
-  if not 0 <= arguments.first_seed <= last_seed - arguments.episodes:
+  if not 0 <= arguments.first_seed <= last_first_seed:
     parser.error(
-      f"--first_seed={arguments.first_seed}: expected 0 to {last_seed} less the episodes"
+      f"--first_seed={arguments.first_seed} --episodes={arguments.episodes}: expected a first seed"
+      f" from 0 to {last_first_seed}"
     )
   try:
     task = registry.spec(arguments.environment).task

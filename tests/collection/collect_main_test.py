@@ -30,6 +30,11 @@ def test_it_writes_a_video(tmp_path):
   assert frames[0].shape == (480, 480, 3)
 
 
+def test_the_last_seed_of_all_is_one(capsys):
+  assert collect_main.main([*FLAGS[:2], "--first_seed=39999999", "--episodes=1"]) == 0
+  assert "of 1 episodes" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
   "flags, message",
   [
@@ -40,6 +45,11 @@ def test_it_writes_a_video(tmp_path):
       "script 'place' acts in a TrayScene, not in a DrawerScene",
     ),
     ([*FLAGS[:2], "--episodes=0"], "--episodes=0: expected at least 1"),
+    (
+      [*FLAGS[:2], "--first_seed=39999999", "--episodes=2"],
+      "--first_seed=39999999 --episodes=2: expected a first seed from 0 to 39999998",
+    ),
+    ([*FLAGS[:2], "--first_seed=-1"], "--first_seed=-1 --episodes=100: expected a first seed"),
     ([*FLAGS[:2], "--out=film.avi"], "film.avi: expected a name that ends in .mp4 or .npz"),
   ],
 )
