@@ -46,6 +46,7 @@ RUNS = {
     *("--method=cog", "--observation=image"),
     '--override=critic_keys=["state", "simulator_state"]',
   ],
+  "bc_init_state": ["--method=bc_init", "--observation=state"],
   "bc_image": ["--method=bc", "--observation=image"],
 }
 HANDED_OVER = ("to_two", "to_one")
