@@ -128,7 +128,9 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         self._remove_incomplete()
       purpose, unfinished = f"the build of {self.info.full_name}", self._unfinished_folder()
       with disk.resumable(unfinished, purpose):
-        super().download_and_prepare(download_config=download_config, **kwargs)
+        super().download_and_prepare(
+          download_config=download_config, file_format=file_format, **kwargs
+        )
       if not (self.data_path / manifest.FILENAME).exists():
         unfinished.rmtree(missing_ok=True)
         with disk.resumable(self.data_path, purpose):
