@@ -137,10 +137,11 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
           manifest.write(self.data_path)
 
   def _check_format(self, file_format):
-    if tfds.core.FileFormat.from_value(file_format) != _FILE_FORMAT:
+    file_format = tfds.core.FileFormat.from_value(file_format)
+    if file_format != _FILE_FORMAT:
       raise ValueError(
         f"expected the file format {_FILE_FORMAT.value!r}, which every job on datasets reads, got"
-        f" {file_format!r}"
+        f" {file_format.value!r}"
       )
 
   def _remove_incomplete(self):
