@@ -55,24 +55,32 @@ def resumable(folder: epath.Path, purpose: str) -> Iterator[None]:
 def alone(folder: epath.Path, purpose: str) -> Iterator[None]:
   """Holds a folder, which is made, against other processes that call this; waits for them.
 
-  A process that ends, however it does, holds nothing. An object store has no such lock.
+  A folder that was made, and that nothing was written to, is removed again. A process that ends,
+  however it does, holds nothing. An object store has no such lock.
   """
   if "://" in os.fspath(folder):
     yield
     return
-  folder.mkdir(parents=True, exist_ok=True)
+  is_new = not folder.exists()
   path = folder / ".lock"
   with _lock(path, purpose):
     try:
       yield
     finally:
       path.unlink()
+      if is_new:
+        with contextlib.suppress(OSError):  # it is not empty
+          os.rmdir(folder)
 
 
 def _lock(path: epath.Path, purpose: str) -> IO[str]:
   """Returns a file, open, on which no other process has a lock."""
   while True:
-    lock = open(path, "w")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      lock = open(path, "w")
+    except FileNotFoundError:  # the other process has just removed the folder
+      continue
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
