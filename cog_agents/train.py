@@ -59,7 +59,7 @@ class ExperimentConfig:
     """Returns the configuration of a run from `run_dirs.read_config`, which has more beside.
 
     Raises:
-      RunError: if the run has a hyperparameter that there is no more.
+      RunError: if the run has a hyperparameter that there is no more, or a value that is refused.
     """
     names = [field.name for field in dataclasses.fields(cls)]
     fields = config_lib.with_tuples({name: record[name] for name in names if name in record})
@@ -70,7 +70,10 @@ class ExperimentConfig:
         f"the run has hyperparameters that this version does not know: {sorted(unknown)}; use the "
         "version that trained it"
       )
-    return cls(**fields, agent=config_lib.CqlConfig(**agent))
+    try:
+      return cls(**fields, agent=config_lib.CqlConfig(**agent))
+    except ValueError as error:
+      raise run_dirs.RunError(f"the run has a value that this version refuses: {error}") from error
 
   def create_agent(
     self, observation_spec: Mapping[str, tf.TensorSpec], statistics: networks.Statistics

@@ -289,6 +289,10 @@ def test_a_run_with_a_hyperparameter_that_is_no_more_is_refused():
   record["agent"]["trunk_size"] = 50
   with pytest.raises(run_dirs.RunError, match=r"does not know: \['trunk_size'\]; use the version"):
     train.ExperimentConfig.from_record(record)
+  del record["agent"]["trunk_size"]
+  record["agent"]["gamma"] = 0.99
+  with pytest.raises(run_dirs.RunError, match="this version refuses: target_range must hold"):
+    train.ExperimentConfig.from_record(record)
 
 
 def test_an_unknown_dataset_leaves_no_run_behind(tmp_path, data_dir):
