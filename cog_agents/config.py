@@ -55,8 +55,8 @@ class CqlConfig:
   entropy_in_backup: bool = False  # as in CQL(H), appendix A.3
   copy_target_critics: bool = True  # False: the targets start from random weights of their own
 
-  # Actions in the logsumexp, per transition; all are evaluated at s. Appendix A.3 draws 1 of each
-  # kind where CQL draws 10.
+  # Actions in the logsumexp, per transition; all are evaluated at s. Appendix A.3 draws 1 where CQL
+  # draws 10; that it is 1 of each kind is the released code's.
   uniform_samples: int = 1
   policy_samples: int = 1  # from pi(.|s)
   next_policy_samples: int = 1  # from pi(.|s')

@@ -162,9 +162,9 @@ NEW_EPISODES = 500
 # The released code's ten new episodes and then a thousand steps follow a training of a million.
 # After those of FAST a thousand steps learn the first episodes by heart, and success falls.
 FINE_TUNING_STEPS_PER_ROUND = 100
-# Figure 5: COG by CQL, in every condition; Figure 9: the cloned policy by SAC.
+# Figure 5: COG by CQL, with the drawer; Figure 9: the cloned policy by SAC, with the closed drawer.
 FINE_TUNED_METHODS = ("cog", "bc")
-# Where there is something to gain: the conditions that the task data do not start in.
+# Both where there is something to gain: in all conditions that the task data do not start in.
 FINE_TUNED_ROWS = tuple(
   name for name, row in experiments.ROWS.items() if not row.is_training_condition
 )

@@ -41,9 +41,10 @@ def _parser() -> argparse.ArgumentParser:
   )  # fmt: skip
   experiment.add_argument(
     "--observation", metavar="NAME", default=config_lib.STATE, choices=config_lib.OBSERVATIONS,
-    help="what the agent sees: image, the camera and the robot's own pose, as in the paper "
-    "(RELEASED_CODE: the camera alone), or state, the robot's pose with the simulator's object and "
-    "drawers, which learns in a third of the time (default: %(default)s)",
+    help="what the agent sees: image, the camera and the robot's own pose, as in the paper's "
+    "section 5 (RELEASED_CODE: the camera alone, as in its Figure 8), or state, the robot's pose "
+    "with the simulator's object and drawers, which learns in a third of the time "
+    "(default: %(default)s)",
   )  # fmt: skip
   experiment.add_argument(
     "--preset", metavar="NAME", default="FAST", choices=tuple(config_lib.PRESETS),

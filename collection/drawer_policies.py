@@ -23,12 +23,16 @@ HANDLE_ERROR = 0.015  # metres, standard deviation along each axis
 LOST_BEYOND = 0.06  # metres from there: the drawer has slipped from the gripper
 
 DROP_HEIGHT = -0.260  # metres, of the end effector's drop point: it holds the bottle by its neck
-DROP_X, DROP_Y = (0.58, 0.78), (0.02, 0.32)  # metres, drop points outside the tray
+# Metres, drop points outside the tray: the table beside the drawers, of the workspace of A.1.
+DROP_X, DROP_Y = (0.58, 0.78), (0.02, 0.32)
 IN_FRONT_X, IN_FRONT_Y = (0.56, 0.66), (0.17, 0.23)  # metres, where a bottle blocks the drawer
 
 
 class FromAbove(ScriptedPolicy):
-  """Reaches places from above, so that it passes over drawers and does not knock things over."""
+  """Reaches places from above, so that it passes over drawers and does not knock things over.
+
+  The paper's algorithms go straight to them.
+  """
 
   scene_class = scene_lib.DrawerScene
   approach_gain = APPROACH_GAIN
@@ -59,6 +63,8 @@ class GraspFromDrawer(FromAbove, Grasp):
 
 class MoveDrawer(FromAbove):
   """Algorithm 3: go to the handle, pull or push until the drawer is open or closed, lift, neutral.
+
+  The gripper stays open around the handle, as in the listing; appendix A.1 also has it grasp.
 
   Attributes:
     moves: the drawers to move, one after the other, each with the direction: 1 opens, -1 closes.

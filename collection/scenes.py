@@ -246,7 +246,10 @@ class Scene(abc.ABC):
 
 
 class TrayScene(Scene):
-  """A tray and a small object that lies beside it or is held."""
+  """A tray and a small object that lies beside it or is held.
+
+  The paper has both in a larger tray ("object in tray" in Table 1), whose place the table takes.
+  """
 
   simulator_state_dimensions = pose_dimensions(OBJECT)
 

@@ -12,7 +12,7 @@ NOISE = 0.2  # standard deviation, on every dimension of the action
 ACTION_LIMIT = 0.9  # as in the released code: ±1 has no finite density under a squashed Gaussian
 THRESHOLD_MEAN, THRESHOLD_DEVIATION = 0.04, 0.01  # metres
 
-APPROACH_GAIN = 8.0  # action per metre of distance
+APPROACH_GAIN = 8.0  # action per metre of distance, of which the algorithms do not speak
 NEUTRAL_WITHIN = 0.05  # metres from the starting position that counts as having returned
 
 CLOSE, OPEN, MOVE_TO_NEUTRAL = -1.0, 1.0, 1.0

@@ -22,7 +22,9 @@ class Grasp(ScriptedPolicy):
   """Algorithm 1, scripted grasping: approach, close, lift; then the return to neutral.
 
   The listing ends in a zero action; the last paragraph of appendix A.1 says of all scripts that
-  they end with the return to the starting configuration, so that the datasets' states overlap.
+  they end with the return to the starting configuration, so that the datasets' states overlap. It
+  also asks for the distance before the gripper; here a gripper that has closed on nothing goes on
+  lifting, and does not sink again. Such an attempt never returns.
   """
 
   scene_class = scenes.TrayScene
@@ -71,7 +73,8 @@ class Place(ScriptedPolicy):
   tray = scenes.TRAY
   drop_offset = (0.0, 0.0)  # metres, from the tray's centre to the middle of the drop points there
   drop_height = DROP_HEIGHT
-  drop_region = (scenes.OBJECT_X, scenes.OBJECT_Y)  # x and y of the drop points outside
+  # x and y of the drop points outside: where objects start. Appendix A.1 has the whole workspace.
+  drop_region = (scenes.OBJECT_X, scenes.OBJECT_Y)
 
   def __init__(self, environment, generator: np.random.Generator):
     super().__init__(environment, generator)
