@@ -89,7 +89,9 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     default = next(iter(entries))
     entry = entries[config.base or (config.name if config.name in entries else default)]
     if config.scripts:
-      entry = dataclasses.replace(entry, scripts=tuple(config.scripts.items()))
+      # Other episodes, so their ids are others; and the same ones in whatever order scripts come.
+      scripts = tuple(sorted(config.scripts.items()))
+      entry = dataclasses.replace(entry, config=config.name, scripts=scripts)
     return entry
 
   @property
@@ -112,7 +114,7 @@ class CogDatasetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     Raises:
       ValueError: if something else is there under the name: other scripts or other seeds; or if
         the files are to have a format that `pipelines` does not read.
-      disk.DiskError: if there is not enough room.
+      disk.DiskError: if there is not enough room, or the place cannot be written to.
     """
     overwrite = download_config is not None and download_config.download_mode.overwrite_dataset
     was_prepared = self.is_prepared() and not overwrite

@@ -1,4 +1,4 @@
-"""Free disk: asked for before long work starts, and named when it runs out."""
+"""Disks: asked for room before long work starts, named when it runs out, and written by one."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ _NO_SPACE = os.strerror(errno.ENOSPC)
 
 
 class DiskError(Exception):
-  """There is not enough free disk; the message says where, how much, and what is kept."""
+  """A folder has no room or cannot be written to; the message says where, and what is kept."""
 
 
 def check(folder: epath.Path, needed: int, purpose: str) -> None:
@@ -57,6 +57,9 @@ def alone(folder: epath.Path, purpose: str) -> Iterator[None]:
 
   A folder that was made, and that nothing was written to, is removed again. A process that ends,
   however it does, holds nothing. An object store has no such lock.
+
+  Raises:
+    DiskError: if the folder cannot be made or written to.
   """
   if "://" in os.fspath(folder):
     yield
@@ -74,13 +77,20 @@ def alone(folder: epath.Path, purpose: str) -> Iterator[None]:
 
 
 def _lock(path: epath.Path, purpose: str) -> IO[str]:
-  """Returns a file, open, on which no other process has a lock."""
+  """Returns a file, open, on which no other process has a lock.
+
+  Raises:
+    DiskError: if there can be no such file.
+  """
   while True:
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-      lock = open(path, "w")
-    except FileNotFoundError:  # the other process has just removed the folder
-      continue
+      path.parent.mkdir(parents=True, exist_ok=True)
+      try:
+        lock = open(path, "w")
+      except FileNotFoundError:  # the other process has just removed the folder
+        continue
+    except OSError as error:
+      raise DiskError(f"{purpose} cannot write to {path.parent}: {error.strerror}") from error
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

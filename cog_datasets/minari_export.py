@@ -64,7 +64,7 @@ def export(source: tfds.core.DatasetBuilder, split: str, out: pathlib.Path) -> s
   Raises:
     ExportError: if the split is unknown, the dataset is no recording of a known environment, or
       damaged, or the target exists.
-    disk.DiskError: if there is not enough room.
+    disk.DiskError: if there is not enough room, or the place cannot be written to.
   """
   out = out.absolute()  # Minari takes a relative one for a path in its own folder
   num_episodes = _num_episodes(source, split)
@@ -121,14 +121,11 @@ def _num_episodes(source: tfds.core.DatasetBuilder, split: str) -> int:
 
 
 def _check_files(source: tfds.core.DatasetBuilder) -> None:
-  folder = epath.Path(source.data_dir)
   try:
-    prepared.shards(source)
-    damaged = manifest.violations(folder, ignored=manifest.DOCUMENTS)
-  except ValueError as error:  # a file or the manifest is missing
+    manifest.read(epath.Path(source.data_dir))  # there is none while a dataset is being copied
+    prepared.check_files(source)
+  except ValueError as error:
     raise ExportError(str(error)) from error
-  if damaged:
-    raise ExportError(f"{source.info.full_name} in {folder} is damaged: {'; '.join(damaged)}")
 
 
 def _environment(source: tfds.core.DatasetBuilder) -> registry.EnvironmentSpec:

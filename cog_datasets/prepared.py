@@ -15,7 +15,7 @@ from etils import epath
 from google.protobuf import json_format
 from tensorflow_datasets.core import dataset_info
 
-from collection import specs
+from collection import manifest, specs
 
 _FEATURES = "features.json"  # by which TFDS knows a prepared dataset
 _SELECTED_AT_ONCE = 100  # episodes; TFDS nests as many instructions, and fails at about 500
@@ -106,6 +106,19 @@ def shards(builder: tfds.core.DatasetBuilder) -> list[Shard]:
     if not epath.Path(shard.path).exists():
       raise ValueError(f"{info.full_name} is incomplete: {shard.path} is missing")
   return found
+
+
+def check_files(builder: tfds.core.DatasetBuilder) -> None:
+  """Compares all files but the documents with the manifest; without one, only that they exist.
+
+  Raises:
+    ValueError: if some are missing or damaged; the message names them.
+  """
+  folder = epath.Path(builder.data_dir)
+  if not (folder / manifest.FILENAME).exists():
+    shards(builder)
+  elif damaged := manifest.violations(folder, ignored=manifest.DOCUMENTS):
+    raise ValueError(f"{builder.info.full_name} in {folder} is damaged: {'; '.join(damaged)}")
 
 
 def parts(builder: tfds.core.DatasetBuilder) -> list[Part]:

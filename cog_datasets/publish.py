@@ -146,7 +146,7 @@ def publish(source: tfds.core.DatasetBuilder, target: Destination) -> None:
 
   Raises:
     PublishError: see `check`; or if the version is there with other contents.
-    disk.DiskError: if there is not enough room.
+    disk.DiskError: if there is not enough room, or the place cannot be written to.
   """
   folder, files = epath.Path(source.data_dir), check(source)
   with target.alone():

@@ -90,12 +90,14 @@ def relabel(
     options: Beam's; None: every core of this machine.
 
   Raises:
-    ValueError: if the label is unknown, an outcome that it needs is missing, the name or the
-      version is none, or `folder` is there already and something else.
-    disk.DiskError: if there is not enough room.
+    ValueError: if the label is unknown, an outcome that it needs is missing, files of the source
+      are missing or damaged, the name or the version is none, or `folder` is there already and
+      something else.
+    disk.DiskError: if there is not enough room, or the place cannot be written to.
   """
   check_name(folder.parent.name, folder.name)
   reward_labels.parse(label)
+  prepared.check_files(source)
   members = prepared.shards(source)
   for record in itertools.islice(members[0].records(), 1):
     relabelled(record, reward_labels.parse(label))  # an outcome that is missing is missing in all

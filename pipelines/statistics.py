@@ -22,9 +22,9 @@ def compute(
     options: Beam's; None: every core of this machine.
 
   Raises:
-    ValueError: if a file is missing; the message names it.
+    ValueError: see prepared.check_files.
   """
-  prepared.shards(source)
+  prepared.check_files(source)
   parts = prepared.parts(source)
   num_episodes = sum(part.stop - part.start for part in parts)
   environment = dataset_statistics.environment(source)

@@ -552,6 +552,16 @@ def test_a_configuration_may_have_other_scripts(tmp_path):
   assert dict(dataset_builder.entry.scripts) == scripts
   assert dataset_builder.info.metadata["scripts"] == scripts
   assert {dataset_builder.entry.script(seed) for seed in range(50)} == set(scripts)
+  assert dataset_builder.entry.episode_id(7) == "cog_drawer_prior/mixed/00000007"
+
+
+def test_the_order_of_scripts_does_not_matter(tmp_path):
+  scripts = {"open_drawer": 0.7, "close_drawer": 0.3}
+  first, second = (
+    make_drawer_prior_builder(tmp_path, name="mixed", scripts=dict(items)).entry
+    for items in (scripts.items(), reversed(scripts.items()))
+  )
+  assert first == second
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import time
 import pytest
 from etils import epath
 
-from cog_datasets import disk, prepared, publish
+from cog_datasets import disk, prepared, publish, publish_main
 from collection import manifest
 from pipelines import relabel_main
 from tests.pipelines import datasets
@@ -101,6 +101,15 @@ def test_publishing_that_does_not_fit_leaves_nothing_to_be_found(small_disk, tas
   ballast.unlink()
   publish.publish(source, target)
   assert manifest.read(epath.Path(target.path)) == manifest.read(epath.Path(task))
+
+
+def test_a_place_that_is_read_only_is_an_error_in_a_line(small_disk, task, capfd):
+  subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+  with pytest.raises(SystemExit) as error:
+    publish_main.main([str(task), f"--destination={small_disk}"])
+  assert error.value.code == 2
+  folder = small_disk / "cog_pickplace_task" / "tiny"
+  assert f"cannot write to {folder}: Read-only file system" in capfd.readouterr().err
 
 
 def test_object_stores_have_no_limit():

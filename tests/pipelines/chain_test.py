@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from cog_agents import train_main
-from cog_datasets import publish_main
+from cog_datasets import inspect_main, publish_main
 from pipelines import relabel_main, statistics_main, validate_main
 from tests.pipelines import datasets
 
@@ -75,6 +75,30 @@ def test_an_agent_trains_on_it_without_the_code_that_made_it(public, tmp_path):
   _run("-c", program + _TRAIN.format(arguments=arguments))
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert json.loads(lines[-1])["step"] == 2
+
+
+@pytest.mark.parametrize(
+  ("main", "flags"),
+  [
+    (inspect_main.main, ["--out={tmp}/page.html"]),
+    (relabel_main.main, ["--label=zero", "--name=zeroed", "--data_dir={tmp}/data"]),
+    (statistics_main.main, []),
+  ],
+)
+def test_a_flipped_bit_is_found_by_the_name_of_its_file(main, flags, public, tmp_path, capfd):
+  copy = tmp_path / "labelled_again" / "1.0.0"
+  shutil.copytree(public / "labelled_again" / "1.0.0", copy)
+  (*_, shard) = sorted(copy.glob("*train*"))
+  data = bytearray(shard.read_bytes())
+  data[len(data) // 2] ^= 1
+  shard.write_bytes(data)
+  source = f"--source={copy}" if main is relabel_main.main else str(copy)
+  with pytest.raises(SystemExit) as error:
+    main([source, *(flag.format(tmp=tmp_path) for flag in flags)])
+  assert error.value.code == 2
+  said = capfd.readouterr().err
+  assert f"1.0.0 in {copy} is damaged: {shard.name} has the SHA-256" in said
+  assert [path.name for path in tmp_path.iterdir()] == ["labelled_again"]
 
 
 def test_a_damaged_copy_is_refused_in_a_line(public, tmp_path, capfd):
