@@ -126,7 +126,11 @@ def measure(environment: str, policy: str, episodes: int) -> dict[str, Any]:
     episodes: of each measurement; the build records the split `validation` beside them.
   """
   entry = dataclasses.replace(
-    _first_entry(environment), scripts=((policy, 1.0),), starts=(), excluded_outcome=None
+    _first_entry(environment),
+    scripts=((policy, 1.0),),
+    starts=(),
+    seed_block=0,
+    excluded_outcome=None,
   )
   with one_core():
     return {
@@ -281,8 +285,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.error(
       f"--policy={policy}: expected one of {', '.join(known)} in {arguments.environment}"
     )
-  if not 1 <= arguments.episodes < len(registry.TRAIN_SEEDS):
-    parser.error(f"--episodes={arguments.episodes}: expected 1 to {len(registry.TRAIN_SEEDS) - 1}")
+  if not 1 <= arguments.episodes <= catalog.SEEDS_PER_BLOCK:
+    parser.error(f"--episodes={arguments.episodes}: expected 1 to {catalog.SEEDS_PER_BLOCK}")
   command = provenance.Command("benchmarks.collection_main", argv)
   result = measure(arguments.environment, policy, arguments.episodes)
   print(json.dumps({**command.entry(), "cores": 1, **result}))

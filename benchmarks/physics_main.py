@@ -4,8 +4,8 @@
 
 An episode takes uniformly random actions, each held for a few steps so that the arm gets
 somewhere. Counted are, over all steps: a pose that is not finite or leaves the room, a thing faster
-than MAX_SPEED, a drawer that opened although nothing was near the cabinet, and the object outside
-the lower drawer while that has been closed all along.
+than MAX_SPEED, a drawer that opened since the arm or a moving thing was last near the cabinet, and
+the object outside the lower drawer while that has been closed all along.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import sys
 import numpy as np
 import tqdm
 
-from cog_agents import provenance
+from cog_agents import mains, provenance
 from collection import drawer_scene, registry, scenes, specs
 
 ENVIRONMENTS = tuple(
@@ -26,10 +26,11 @@ ENVIRONMENTS = tuple(
 )
 STEPS = 40  # per episode
 HELD_STEPS = 5  # that an action is repeated
-ROOM = 5.0  # metres from the origin that nothing leaves: things may fall off the table for 2 s
+ROOM = 5.0  # metres from the origin that nothing leaves, but for what falls off the table
 MAX_SPEED = 10.0  # m/s; a fall from the table to the edge of the room ends in less
 OPENED = 0.02  # share of the travel
 NEAR = 0.05  # metres from the cabinet
+_STREAM = 1  # of an episode's seed: actions are drawn from another one than the scene
 THINGS = (scenes.OBJECT, drawer_scene.BOTTLE, *drawer_scene.OTHERS)
 
 
@@ -63,12 +64,12 @@ def run(num_episodes: int, first_seed: int) -> dict:
 
 def _episode(environment, seed: int) -> tuple[set[str], float]:
   """Kinds of violation in one episode, and the greatest speed of a thing."""
-  generator = np.random.default_rng(seed)
+  generator = np.random.default_rng((seed, _STREAM))
   environment.reset(seed=seed)
   scene = environment.scene
   openings = _openings(scene)
   starts_closed = openings[drawer_scene.LOWER] < drawer_scene.CLOSED_BELOW
-  is_near = scene.is_near_cabinet(NEAR)
+  was_near, openings_when_near = True, openings
   most_open, fastest, found = openings[drawer_scene.LOWER], 0.0, set()
   for step in range(STEPS):
     if step % HELD_STEPS == 0:
@@ -81,10 +82,12 @@ def _episode(environment, seed: int) -> tuple[set[str], float]:
     fastest = max(fastest, speed)
     if speed > MAX_SPEED:
       found.add("exploded")
-    before, openings = openings, _openings(scene)
-    was_near, is_near = is_near, scene.is_near_cabinet(NEAR)
-    if np.any(openings - before > OPENED) and not (was_near or is_near):
+    openings, is_near = _openings(scene), scene.is_disturbed(NEAR)
+    if was_near or is_near:
+      openings_when_near = openings
+    elif np.any(openings - openings_when_near > OPENED):
       found.add("drawer opened by itself")
+    was_near = is_near
     most_open = max(most_open, openings[drawer_scene.LOWER])
     if starts_closed and most_open < drawer_scene.CLOSED_BELOW and not _in_closed_drawer(scene):
       found.add("object left a closed drawer")
@@ -109,11 +112,12 @@ def main(argv: list[str] | None = None) -> int:
     description="Runs random episodes of the drawer scene and counts what physics forbids. "
     "Prints one JSON object; exits with 1 if anything was found.",
   )
-  parser.add_argument("--episodes", type=int, default=10_000, help="default: %(default)s")
-  parser.add_argument("--first_seed", type=int, default=0, help="default: %(default)s")
+  for flag, kind, default in (
+    ("--episodes", mains.positive, 10_000),
+    ("--first_seed", mains.not_negative, 0),
+  ):
+    parser.add_argument(flag, type=kind, default=default, help="default: %(default)s")
   arguments = parser.parse_args(argv)
-  if arguments.episodes < 1:
-    parser.error(f"--episodes={arguments.episodes}: expected at least 1")
   command = provenance.Command("benchmarks.physics_main", argv)
   result = run(arguments.episodes, arguments.first_seed)
   print(json.dumps({**command.entry(), **result}))

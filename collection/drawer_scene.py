@@ -44,6 +44,7 @@ UPPER_COLOR = (0.70, 0.74, 0.60)
 HANDLE_COLOR = (0.15, 0.15, 0.17)
 
 OPEN_ABOVE = 0.95  # share of the travel
+AT_REST = 0.01  # m/s, at most
 CLOSED_BELOW = 0.05
 
 OBJECT_KINDS = ("cube", "can", "tower")  # of the object in the drawer: none rolls far
@@ -171,9 +172,10 @@ class DrawerScene(scenes.Scene):
     """Whether the bottle's centre is above the tray."""
     return bool(np.abs(self.position(BOTTLE)[:2] - TRAY.center).max() < TRAY.rim)
 
-  def is_near_cabinet(self, within: float) -> bool:
-    """Whether the arm, the bottle or another object is at most `within` metres from the cabinet."""
-    bodies = [self.arm.body, *(self._bodies[name] for name in (BOTTLE, *OTHERS))]
+  def is_disturbed(self, within: float) -> bool:
+    """Whether the arm, or a moving thing from outside, is at most `within` m from the cabinet."""
+    moving = [name for name in (BOTTLE, *OTHERS) if self.speed(name) > AT_REST]
+    bodies = [self.arm.body, *(self._bodies[name] for name in moving)]
     return any(self._client.getClosestPoints(x, self._cabinet, within) for x in bodies)
 
   def simulator_state(self) -> np.ndarray:

@@ -20,7 +20,8 @@ class ManipulationEnv(gymnasium.Env):
   float32 (7,), `simulator_state` float32 (n,). The image is rendered only if it is among them.
   Action: float32 (8,) in [-1, 1], see specs.ACTION_DIMENSIONS. Reward: 1 while the task's success
   condition holds, else 0. There are no terminal states (section 5); an episode is truncated after
-  `step_limit` steps. `info["outcome"]` has the facts of tasks.Task.outcome_specs.
+  `step_limit` steps, or never if that is None. `info["outcome"]` has the facts of
+  tasks.Task.outcome_specs.
 
   An episode is a function of the seed given to `reset` and the actions, bit for bit.
   """
@@ -30,7 +31,7 @@ class ManipulationEnv(gymnasium.Env):
   def __init__(
     self,
     task: tasks.Task,
-    step_limit: int,
+    step_limit: int | None,
     observation_keys: tuple[str, ...] = specs.OBSERVATION_KEYS,
     render_mode: str | None = None,
   ):
@@ -70,20 +71,24 @@ class ManipulationEnv(gymnasium.Env):
       RuntimeError: before the first reset or after close.
     """
     self._refuse_if_closed("step")
-    if self._steps is None:
-      raise RuntimeError("step() before the first reset()")
+    self._refuse_before_reset("step")
     self.scene.arm.apply(specs.validated_action(action))
     self._steps += 1
     outcome = self.task.outcome(self.scene)
     reward = float(self.task.success(outcome))
-    truncated = self._steps >= self.step_limit
+    truncated = self.step_limit is not None and self._steps >= self.step_limit
     return self._observation(), reward, False, truncated, {"outcome": outcome}
 
   def render(self) -> np.ndarray | None:
-    """A frame for people, uint8 (480, 480, 3), with render_mode "rgb_array"."""
+    """A frame for people, uint8 (480, 480, 3), with render_mode "rgb_array".
+
+    Raises:
+      RuntimeError: before the first reset or after close.
+    """
     self._refuse_if_closed("render")
     if self.render_mode is None:
       return None
+    self._refuse_before_reset("render")
     return self.scene.image(scenes.VIDEO_CAMERA)
 
   def close(self) -> None:
@@ -113,3 +118,7 @@ class ManipulationEnv(gymnasium.Env):
   def _refuse_if_closed(self, call: str) -> None:
     if self._closed:
       raise RuntimeError(f"{call}() after close(): make a new environment")
+
+  def _refuse_before_reset(self, call: str) -> None:
+    if self._steps is None:
+      raise RuntimeError(f"{call}() before the first reset()")

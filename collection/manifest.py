@@ -41,7 +41,11 @@ def read(folder: epath.Path) -> dict[str, dict]:
   path = folder / FILENAME
   if not path.exists():
     raise ValueError(f"{folder} has no {FILENAME}")
-  return _parsed(path)
+  files = _parsed(path)
+  for name, described in files.items():
+    if not isinstance(described, dict) or not described.keys() >= {"bytes", "sha256"}:
+      raise ValueError(f"{path} is damaged: of {name!r} it has {described!r}")
+  return files
 
 
 def violations(folder: epath.Path, ignored: Collection[str] = ()) -> list[str]:
@@ -80,9 +84,12 @@ def is_validated(folder: epath.Path) -> bool:
 
 def _parsed(path: epath.Path) -> dict:
   try:
-    return json.loads(path.read_text())
+    parsed = json.loads(path.read_text())
   except ValueError as error:  # no JSON, or no text
     raise ValueError(f"{path} is damaged: {error}") from error
+  if not isinstance(parsed, dict):
+    raise ValueError(f"{path} is damaged: it holds {type(parsed).__name__}, not an object")
+  return parsed
 
 
 def _violation(path: epath.Path, described: Mapping) -> str | None:

@@ -77,6 +77,7 @@ def load(
   name: str,
   observation_keys: tuple[str, ...] = specs.OBSERVATION_KEYS,
   render_mode: str | None = None,
+  has_step_limit: bool = True,
 ) -> environment.ManipulationEnv:
   """Makes an environment by name, without Gymnasium's wrappers.
 
@@ -84,22 +85,27 @@ def load(
     name: a key of ENVIRONMENTS.
     observation_keys: what to observe; without "image" nothing is rendered.
     render_mode: None, or "rgb_array" for frames from `render()`.
+    has_step_limit: whether it truncates episodes after its number of steps.
 
   Raises:
     ValueError: if a name is unknown; the message lists the known ones.
   """
   row = spec(name)
+  step_limit = row.step_limit if has_step_limit else None
   return environment.ManipulationEnv(
-    row.task(row.initial_condition), row.step_limit, observation_keys, render_mode
+    row.task(row.initial_condition), step_limit, observation_keys, render_mode
   )
 
 
 def register_with_gymnasium() -> None:
-  """Makes every environment known to `gymnasium.make` by its id."""
+  """Makes every environment known to `gymnasium.make` by its id.
+
+  Gymnasium's own wrapper truncates these, after another number of steps if `make` is given one.
+  """
   for row in ENVIRONMENTS.values():
     gymnasium.register(
       row.gymnasium_id,
       entry_point="collection.registry:load",
-      kwargs={"name": row.name},
+      kwargs={"name": row.name, "has_step_limit": False},
       max_episode_steps=row.step_limit,
     )

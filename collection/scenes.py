@@ -3,6 +3,8 @@
 import abc
 import dataclasses
 import functools
+import os
+import weakref
 
 import numpy as np
 import pybullet
@@ -92,16 +94,23 @@ VIDEO_CAMERA = Camera(480, distance=0.55, pitch=-25.0, shadow=True)
 class PhysicsClient:
   """A physics server of its own in this process: PyBullet's functions, bound to it.
 
-  pybullet_utils.bullet_client does the same but prints to standard output when it connects.
+  It ends with the first `disconnect`, or with this object. pybullet_utils.bullet_client does the
+  same but prints to standard output when it connects.
   """
 
   def __init__(self):
     self._id = pybullet.connect(pybullet.DIRECT)
+    self.disconnect = weakref.finalize(self, _disconnect, self._id, os.getpid())
 
   def __getattr__(self, name: str):
     function = functools.partial(getattr(pybullet, name), physicsClientId=self._id)
     setattr(self, name, function)  # found without __getattr__ from now on
     return function
+
+
+def _disconnect(client_id: int, process_id: int) -> None:
+  if os.getpid() == process_id:  # and not in a fork, which has the object but not the server
+    pybullet.disconnect(client_id)
 
 
 OBJECT = "object"  # the movable thing that the task is about

@@ -11,7 +11,7 @@ PLACED_BELOW = -0.32  # metres
 PLACED_WITHIN = 0.04  # metres from the tray's centre, in the plane of the table
 GRASPED_ABOVE = -0.32  # metres: lifted clear of the table
 GRASPED_WITHIN = 0.05  # metres from the end effector
-OUT_ABOVE = -0.27  # metres: the object is out of the drawer
+OUT_ABOVE = -0.27  # metres: the object is out of the drawer; -0.25 in the authors' simulator
 OUT_WITHIN = 0.1  # metres from the end effector
 
 

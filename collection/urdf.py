@@ -3,12 +3,10 @@
 import dataclasses
 import functools
 import os
-import tempfile
 from xml.etree import ElementTree
 
 import numpy as np
 
-FILE_NAME = "body.urdf"
 JOINT_EFFORT, JOINT_VELOCITY = "20", "3.14"  # Nm and rad/s; URDF asks for them, PyBullet ignores
 
 
@@ -82,17 +80,16 @@ def load(client, urdf_text: str, position: tuple[float, float, float]) -> int:
   Returns:
     PyBullet's number of the body.
   """
-  path = os.path.join(_folder(urdf_text).name, FILE_NAME)
-  return client.loadURDF(path, position, useFixedBase=True)
+  return client.loadURDF(f"/proc/self/fd/{_file(urdf_text)}", position, useFixedBase=True)
 
 
 @functools.cache
-def _folder(urdf_text: str) -> tempfile.TemporaryDirectory:
-  """A folder with the text in a file: written once, read at every reset, gone with the process."""
-  folder = tempfile.TemporaryDirectory(prefix="cog_urdf_")
-  with open(os.path.join(folder.name, FILE_NAME), "w", encoding="utf-8") as file:
+def _file(urdf_text: str) -> int:
+  """A file in memory with the text: written once, read at every reset, gone with the process."""
+  descriptor = os.memfd_create("body.urdf")
+  with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
     file.write(urdf_text)
-  return folder
+  return descriptor
 
 
 def _text(values) -> str:

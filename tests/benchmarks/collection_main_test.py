@@ -135,7 +135,7 @@ def test_the_process_has_one_core_while_it_measures_and_all_afterwards():
       ["--environment=place_in_tray", "--policy=open_drawer"],
       "--policy=open_drawer: expected one of grasp, pick_and_place_outside, random, place in",
     ),
-    (["--environment=place_in_tray", "--episodes=0"], "--episodes=0: expected 1 to 9999999"),
+    (["--environment=place_in_tray", "--episodes=0"], "--episodes=0: expected 1 to 1000000"),
   ],
 )
 def test_wrong_values_exit_with_two_and_say_what_is_known(flags, message, capsys):

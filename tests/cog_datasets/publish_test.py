@@ -130,6 +130,15 @@ def test_other_contents_under_a_published_version_are_refused(task, tmp_path):
       lambda folder: (folder / manifest.FILENAME).write_bytes(b"\xff"),
       "/manifest.json is damaged: 'utf-8'",
     ),
+    (
+      lambda folder: (folder / manifest.FILENAME).write_text("[]"),
+      "/manifest.json is damaged: it holds list, not an object",
+    ),
+    (
+      lambda folder: (folder / manifest.FILENAME).write_text('{"a": {}}'),
+      "/manifest.json is damaged: of 'a' it has {}",
+    ),
+    (lambda folder: (folder / manifest.VALIDATION).write_text("1"), "it holds int, not an object"),
     (lambda folder: (folder / "metadata.json").write_text("{}"), "metadata.json has 2 bytes"),
     (lambda folder: (folder / "features.json").unlink(), "neither the name"),
   ],

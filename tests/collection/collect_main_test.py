@@ -4,7 +4,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from collection import collect_main
+from collection import collect_main, scenes
 
 FLAGS = ["--environment=place_in_tray_held", "--policy=place", "--episodes=3"]
 
@@ -20,6 +20,12 @@ def test_it_prints_the_rate_with_its_interval_and_writes_the_episodes(tmp_path, 
   assert arrays["observation_image"].shape == (3, 31, 48, 48, 3)
   assert arrays["outcome_placed"].dtype == bool
   assert [path.name for path in tmp_path.iterdir()] == ["episodes.npz"]
+
+
+def test_a_rate_alone_takes_no_images(monkeypatch, capsys):
+  monkeypatch.setattr(scenes.Scene, "image", None)
+  assert collect_main.main(FLAGS) == 0
+  assert "placed in 3 of 3 episodes" in capsys.readouterr().out
 
 
 def test_it_writes_a_video(tmp_path):

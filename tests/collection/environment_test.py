@@ -1,11 +1,13 @@
 """ManipulationEnv: Gymnasium's contract, determinism, independence, refusals."""
 
+import gc
 import hashlib
 import multiprocessing
 import warnings
 
 import gymnasium
 import numpy as np
+import pybullet
 import pytest
 from gymnasium.utils import env_checker
 
@@ -72,6 +74,23 @@ def test_gymnasium_make_truncates_at_the_step_limit(name):
   truncations = [environment.step(np.zeros(8, np.float32))[3] for _ in range(limit)]
   assert truncations == [False] * (limit - 1) + [True]
   environment.close()
+
+
+def test_gymnasium_make_truncates_where_it_is_told_to():
+  environment = gymnasium.make("cog/PlaceInTray-v0", max_episode_steps=45)
+  environment.reset(seed=0)
+  truncations = [environment.step(np.zeros(8, np.float32))[3] for _ in range(45)]
+  assert truncations == [False] * 44 + [True]
+  environment.close()
+
+
+def test_an_environment_that_is_dropped_ends_its_simulator():
+  environment = registry.load("place_in_tray", (specs.STATE,))
+  client = environment.scene._client._id
+  assert pybullet.isConnected(client)
+  del environment
+  gc.collect()
+  assert not pybullet.isConnected(client)
 
 
 def test_observations_have_the_documented_keys_shapes_and_types(environment):
@@ -168,6 +187,8 @@ def test_wrong_names_list_the_known_ones():
 
 def test_render_gives_a_large_frame_only_when_asked_for():
   environment = registry.load("place_in_tray", render_mode="rgb_array")
+  with pytest.raises(RuntimeError, match=r"render\(\) before the first reset"):
+    environment.render()
   environment.reset(seed=0)
   frame = environment.render()
   assert frame.shape == (480, 480, 3)
