@@ -21,7 +21,7 @@ def test_random_episodes_do_what_physics_allows(capsys):
 
 def test_a_drawer_that_creeps_open_is_found(monkeypatch, capsys):
   monkeypatch.setattr(drawer_scene.DrawerScene, "is_disturbed", lambda *_: False)
-  shares = iter(np.linspace(0, 0.4, 1 + physics_main.STEPS))  # by less than OPENED in a step
+  shares = iter(np.linspace(0.5, 0.9, 1 + physics_main.STEPS))  # by less than OPENED in a step
   monkeypatch.setattr(physics_main, "_openings", lambda _: np.array([next(shares), 0.0]))
   assert physics_main.main(["--episodes=1"]) == 1
   printed = json.loads(capsys.readouterr().out)
