@@ -1,11 +1,12 @@
 """Rolls out policies in parallel processes: trials, success rates with intervals, videos."""
 
+import contextlib
 import dataclasses
 import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import imageio
@@ -27,6 +28,7 @@ STOCHASTIC = "stochastic"
 # arithmetic, down to its rounding, does not depend on that number.
 INFERENCE_BATCH = 8
 
+_VIDEO, _STRIP = ".mp4", ".png"  # suffixes of a film's two files
 _STRIP_FRAMES = 6
 _STRIP_HEIGHT = 180  # pixels
 _BORDER = 6  # pixels; green while the reward is 1
@@ -212,6 +214,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
   """Evaluates a run's exported policy; writes evaluations/ENVIRONMENT.json, videos/ENVIRONMENT.*.
 
+  The first is there before anything is filmed.
   Episode i has the seed EVALUATION_SEEDS[i]. The headline figures are those of the stochastic
   policy for cloning, as in the paper, with the greedy policy's beside them, and else of the greedy
   policy, as in the released code.
@@ -244,55 +247,60 @@ def evaluate_run(
 
   keys, num_copies = run["observation_keys"], min(num_workers, num_episodes)
   with environments.ParallelEnvironment(name, keys, num_copies) as environment:
-    steps = registry.spec(name).step_limit * math.ceil(num_episodes / environment.batch_size)
+    steps_of_wave = 1 + registry.spec(name).step_limit  # with the reset
+    steps = steps_of_wave * math.ceil(num_episodes / environment.batch_size)
     trials = {}
     for kind, caller in callers.items():
       with tqdm.tqdm(total=steps, desc=f"{name}, {kind}", unit="steps", leave=False) as progress:
         trials[kind] = rollout(environment, caller, seeds, lambda _, p=progress: p.update())
+    result = {
+      "environment": name,
+      "method": run["method"],
+      "observation": run["observation"],
+      "seed": run["seed"],
+      "steps": int(export.name),
+      "policy": kinds[0],
+      **summarize(trials[kinds[0]]),
+      "wall_clock_seconds": round(time.monotonic() - started, 1),
+      "trials": [dataclasses.asdict(trial) for trial in trials[kinds[0]]],
+    }
+    for kind in kinds[1:]:
+      details = [dataclasses.asdict(trial) for trial in trials[kind]]
+      result[kind] = {**summarize(trials[kind]), "trials": details}
+    film = run_dir / run_dirs.VIDEOS / name
+    for suffix in (_VIDEO, _STRIP):  # of an evaluation before
+      film.with_suffix(suffix).unlink(missing_ok=True)
+    run_dirs.write_json(run_dir / run_dirs.EVALUATIONS / f"{name}.json", result)
     if num_video_episodes:
-      videos = run_dir / run_dirs.VIDEOS
-      _film(environment, callers[kinds[0]], trials[kinds[0]], num_video_episodes, videos / name)
-
-  result = {
-    "environment": name,
-    "method": run["method"],
-    "observation": run["observation"],
-    "seed": run["seed"],
-    "steps": int(export.name),
-    "policy": kinds[0],
-    **summarize(trials[kinds[0]]),
-    "wall_clock_seconds": round(time.monotonic() - started, 1),
-    "trials": [dataclasses.asdict(trial) for trial in trials[kinds[0]]],
-  }
-  for kind in kinds[1:]:
-    details = [dataclasses.asdict(trial) for trial in trials[kind]]
-    result[kind] = {**summarize(trials[kind]), "trials": details}
-  run_dirs.write_json(run_dir / run_dirs.EVALUATIONS / f"{name}.json", result)
+      _film(environment, callers[kinds[0]], trials[kinds[0]], num_video_episodes, film)
   return result
 
 
 def _film(environment, caller, trials: list[Trial], num_episodes: int, path: pathlib.Path) -> None:
   """Rolls out the first trials again for a video, and the first successful one for a film strip."""
   successful = [trial for trial in trials if trial.success]
-  shown = trials[:num_episodes]
+  shown = [trial.seed for trial in trials[:num_episodes]]
   strip = (successful or trials)[0]
-  seeds = [trial.seed for trial in shown]
+  seeds = list(shown)
   if strip.seed not in seeds:
     seeds.append(strip.seed)
 
-  frames: list[list[np.ndarray]] = []  # of each wave: one (B, H, W, 3) a step
-
-  def on_step(time_step):
-    if np.all(time_step.is_first()):
-      frames.append([])
-    frames[-1].append(_bordered(environment.render(), time_step.reward >= 1.0))
-
-  rollout(environment, caller, seeds, on_step)
-  episodes = [wave_episode for wave in frames for wave_episode in np.stack(wave, axis=1)]
   path.parent.mkdir(parents=True, exist_ok=True)
-  _write_video(path.with_suffix(".mp4"), episodes[: len(shown)], environment.render_fps)
-  end = (strip.first_success_step or len(episodes[0])) + _HELD_FRAMES
-  _write_strip(path.with_suffix(".png"), episodes[seeds.index(strip.seed)][:end])
+  with _video(path.with_suffix(_VIDEO), environment.render_fps) as write:
+    for start in range(0, len(seeds), environment.batch_size):  # frames of one wave fit in memory
+      wave = seeds[start : start + environment.batch_size]
+      frames: list[np.ndarray] = []  # (B, H, W, 3) a step
+
+      def on_step(time_step, frames=frames):
+        frames.append(_bordered(environment.render(), time_step.reward >= 1.0))
+
+      rollout(environment, caller, wave, on_step)
+      for seed, *episode in zip(wave, *frames, strict=False):  # the last wave may fill up
+        if seed in shown:
+          write(episode)
+        if seed == strip.seed:
+          end = (strip.first_success_step or len(episode)) + _HELD_FRAMES
+          _write_strip(path.with_suffix(_STRIP), np.stack(episode[:end]))
 
 
 def _bordered(frames: np.ndarray, success: np.ndarray) -> np.ndarray:
@@ -309,13 +317,21 @@ def _bordered(frames: np.ndarray, success: np.ndarray) -> np.ndarray:
   return frames
 
 
-def _write_video(path: pathlib.Path, episodes: Sequence[np.ndarray], fps: int) -> None:
+@contextlib.contextmanager
+def _video(path: pathlib.Path, fps: int) -> Iterator[Callable[[Sequence[np.ndarray]], None]]:
+  """A function that appends the frames of an episode; the file has its name when all are there."""
   aside = path.with_name(f".{os.getpid()}.{path.name}")
-  with imageio.get_writer(aside, fps=fps, codec="libx264", macro_block_size=2) as writer:
-    for frames in episodes:
-      for frame in [*frames, *[frames[-1]] * _HELD_FRAMES]:
-        writer.append_data(frame)
-  aside.replace(path)
+  try:
+    with imageio.get_writer(aside, fps=fps, codec="libx264", macro_block_size=2) as writer:
+
+      def write(frames: Sequence[np.ndarray]) -> None:
+        for frame in [*frames, *[frames[-1]] * _HELD_FRAMES]:
+          writer.append_data(frame)
+
+      yield write
+    aside.replace(path)
+  finally:
+    aside.unlink(missing_ok=True)
 
 
 def _write_strip(path: pathlib.Path, frames: np.ndarray) -> None:

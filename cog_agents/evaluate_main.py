@@ -53,6 +53,9 @@ def main(argv: list[str] | None = None) -> int:
     )
   except run_dirs.RunError as error:
     parser.error(str(error))
+  except KeyboardInterrupt:
+    print("Stopped; the same command starts anew.")
+    return mains.INTERRUPTED
   low, high = result["interval"]
   print(
     f"{result['method']} on {result['environment']}, {result['policy']} policy after "

@@ -164,7 +164,7 @@ def _train(
     method = record["finetuned_method"]
     if experiments.method(method).agent == experiments.BC:
       cloned = dataclasses.replace(config, method=method).create_agent(spec, statistics)
-      _restore(cloned, checkpoint)
+      train.restore(cloned, checkpoint)
       known = cloned.policy_network.encoder.statistics
       if unseen := set(statistics) - set(known):
         raise run_dirs.RunError(
@@ -222,7 +222,7 @@ class _Rounds:
         "them; copy its checkpoints/ back, or move the folder away to start anew"
       )
     if cloned is None:
-      _restore(self.learner.agent, checkpoint)
+      train.restore(self.learner.agent, checkpoint)
     else:
       take_over(self.learner.agent, cloned)
     self._metrics = train.Metrics(self._folder, step=-1)  # none is kept
@@ -340,19 +340,6 @@ def take_over(agent: cql.CqlAgent, cloned: bc.BcAgent) -> None:
     variable.assign(value)
   agent.initialize()  # the average of the policy's weights starts there, too
   agent.train_step_counter.assign(cloned.train_step_counter)
-
-
-def _restore(agent: tf.Module, checkpoint: str) -> None:
-  """Takes every variable of an agent from the checkpoint of a run.
-
-  Raises:
-    RunError: if the checkpoint is of an agent of other sizes.
-  """
-  try:
-    status = tf.train.Checkpoint(agent=agent).restore(checkpoint).expect_partial()
-    status.assert_existing_objects_matched()
-  except (AssertionError, ValueError) as error:
-    raise run_dirs.RunError(f"{checkpoint} does not fit the agent: {error}") from error
 
 
 def _latest_checkpoint(run_dir: pathlib.Path) -> str:

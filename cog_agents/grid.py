@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,11 +16,24 @@ from collection import specs
 TABLE_1 = "1"
 FINE_TUNING = "finetuning"  # Figures 5 and 9
 ABLATIONS = "ablations"  # also the folder of these runs, which are in no cell of Table 1
+_SEED = re.compile(r"seed_(\d+)")  # folder of a run, OBSERVATION/MONITORED/METHOD/seed_S
 
 
 def table_filename(table: str, observation: str) -> str:
   """Name of the file of a table's results."""
   return f"table_{table}_{observation}.json"
+
+
+def seeds_below(root: pathlib.Path, observation: str) -> list[int]:
+  """Seeds that a folder has runs of."""
+  names = {folder.name for folder in root.glob(f"{observation}/*/*/*")}
+  return sorted(int(match[1]) for match in map(_SEED.fullmatch, names) if match)
+
+
+def is_set_aside(path: pathlib.PurePath) -> bool:
+  """Whether a path in the root of a grid lies where a run would but for its name: seed_0_old."""
+  parts = path.parts
+  return len(parts) > 3 and parts[0] in config_lib.OBSERVATIONS and not _SEED.fullmatch(parts[3])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,9 +185,11 @@ FINE_TUNED_ROWS = tuple(
 )
 
 
-def fine_tuning(observation: str, rows: Iterable[str], seeds: Sequence[int]) -> list[Run]:
+def fine_tuning(
+  observation: str, rows: Iterable[str], methods: Iterable[str], seeds: Sequence[int]
+) -> list[Run]:
   """Returns the runs of Table 1 that Figures 5 and 9 go on from, to be fine-tuned online."""
-  runs = table_1(observation, rows, FINE_TUNED_METHODS, seeds)
+  runs = table_1(observation, rows, methods, seeds)
   return [dataclasses.replace(run, new_episodes=NEW_EPISODES) for run in runs]
 
 
@@ -272,6 +289,9 @@ BUILD_CORE_MINUTES: Mapping[str, float] = {
 }
 
 
+ABLATED_METHOD = "cog"
+
+
 def ablations(observation: str, names: Iterable[str], seeds: Sequence[int]) -> list[Run]:
   """Returns the runs of some rows of the ablation table, those of one seed after another's."""
   monitored = "place_in_tray"
@@ -293,7 +313,7 @@ def ablations(observation: str, names: Iterable[str], seeds: Sequence[int]) -> l
       _run(
         f"{observation}/{group}/{name}",
         observation,
-        "cog",
+        ABLATED_METHOD,
         monitored,
         [monitored],
         seed,

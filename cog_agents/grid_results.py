@@ -9,6 +9,7 @@ from typing import Any
 from cog_agents import experiments, grid, report, report_data, reproduce, run_dirs
 from collection import statistics
 
+_FINE_TUNE = "cog_agents.finetune_main"  # in a command
 # Before the first new episode there are but the first two.
 _FINE_TUNING_CURVE = ("episodes", "success_rate", "collected_success_rate", "entropy")
 
@@ -23,16 +24,11 @@ def entries(runs: Sequence[grid.Run], place: reproduce.Place) -> list[dict[str, 
     if not now.is_trained or now.new_episodes or not record_path.exists():
       continue
     record = json.loads(record_path.read_text())
-    times = [entry["wall_clock_seconds"] for entry in record]
+    offline = [entry for entry in record if _FINE_TUNE not in entry["command"]]
     shared = {
-      "command": [entry["command"] for entry in record],
-      "commit": sorted({str(entry["commit"]) for entry in record}),
-      "wall_clock_seconds": round(sum(seconds for seconds in times if seconds is not None), 1),
-      "machine": record[-1]["machine"],
+      **_origin(offline or record),
       "learning_curve": _curve(folder, ("step", "success_rate")),
     }
-    if None in times:
-      shared["commands_without_time"] = times.count(None)
     if changes := reproduce.settings_changed_since(run, folder):
       shared["settings_changed_since"] = changes
     if now.diverged:
@@ -59,9 +55,21 @@ def entries(runs: Sequence[grid.Run], place: reproduce.Place) -> list[dict[str, 
         of_tuned = _diverged(run, method, [tuned.config["environment"]], tuned.path)
       else:
         of_tuned = report.entries(dataclasses.replace(contents, runs=(tuned,)))
-      curve = _curve(tuned.path, _FINE_TUNING_CURVE)
-      found += [{**entry, **shared, "fine_tuning_curve": curve} for entry in of_tuned]
+      shared |= {**_origin(record), "fine_tuning_curve": _curve(tuned.path, _FINE_TUNING_CURVE)}
+      found += [{**entry, **shared} for entry in of_tuned]
   return found
+
+
+def _origin(record: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """How something came about, by the commands that made it."""
+  times = [entry["wall_clock_seconds"] for entry in record]
+  origin = {
+    "command": [entry["command"] for entry in record],
+    "commit": sorted({str(entry["commit"]) for entry in record}),
+    "wall_clock_seconds": round(sum(seconds for seconds in times if seconds is not None), 1),
+    "machine": record[-1]["machine"],
+  }
+  return origin | ({"commands_without_time": times.count(None)} if None in times else {})
 
 
 def _diverged(

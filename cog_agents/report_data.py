@@ -53,13 +53,11 @@ class Contents:
   """Everything below a folder that a report is about.
 
   Attributes:
-    root: the folder.
     runs: of train_main, evaluated or not, by path.
     fine_tunings: of finetune_main, by path.
     stitchings: contents of stitching.json files, by path.
   """
 
-  root: pathlib.Path
   runs: tuple[Run, ...]
   fine_tunings: tuple[Run, ...]
   stitchings: tuple[dict[str, Any], ...]
@@ -110,7 +108,8 @@ class Cell:
 
 
 def load(root_dir: str | os.PathLike) -> Contents:
-  """Reads what lies in or below a folder, but for ablations, which are in no cell of Table 1.
+  """Reads what lies in or below a folder, but for ablations, which are in no cell of Table 1, and
+  what was set aside in the folder of a grid.
 
   In a folder without runs it is what the tables of `reproduce_main` there tell of theirs.
 
@@ -123,7 +122,7 @@ def load(root_dir: str | os.PathLike) -> Contents:
     raise ReportError(f"{root} is no folder; expected one with runs of train_main below it")
   paths = [path for path in sorted(root.rglob(run_dirs.CONFIG)) if _is_of_a_table(path, root)]
   tables = [] if paths else _tables(root)
-  contents = _from_tables(root, tables) if tables else _from_runs(root, paths)
+  contents = _from_tables(tables) if tables else _from_runs(root, paths)
   shown = [run for run in contents.runs if run.evaluations or run.divergence]
   if shown or contents.fine_tunings or contents.stitchings:
     return contents
@@ -141,7 +140,6 @@ def _from_runs(root: pathlib.Path, paths: Iterable[pathlib.Path]) -> Contents:
   """What lies below a folder; `paths`: config.json of its runs."""
   tuned = f"{run_dirs.FINE_TUNINGS}/*/{run_dirs.METRICS}"
   return Contents(
-    root,
     tuple(run for run in map(_run, paths) if "finetuned_method" not in run.config),
     tuple(
       _fine_tuning(path.parent)
@@ -166,7 +164,7 @@ def _tables(root: pathlib.Path) -> list[pathlib.Path]:
   return [root / name for name in names if (root / name).exists()]
 
 
-def _from_tables(root: pathlib.Path, paths: Iterable[pathlib.Path]) -> Contents:
+def _from_tables(paths: Iterable[pathlib.Path]) -> Contents:
   """The runs that such files tell of: all but their videos and what else was logged."""
   offline: dict[str, list[dict[str, Any]]] = {}  # run_dir → entries, one for each condition
   online: dict[str, list[dict[str, Any]]] = {}
@@ -177,7 +175,6 @@ def _from_tables(root: pathlib.Path, paths: Iterable[pathlib.Path]) -> Contents:
       if entry["environment"] not in {x["environment"] for x in found}:  # or it is in two tables
         found.append(entry)
   return Contents(
-    root,
     tuple(_run_of_entries(offline[path], "learning_curve") for path in sorted(offline)),
     tuple(_run_of_entries(online[path], "fine_tuning_curve") for path in sorted(online)),
     stitchings=(),
@@ -187,15 +184,18 @@ def _from_tables(root: pathlib.Path, paths: Iterable[pathlib.Path]) -> Contents:
 def _run_of_entries(entries: Sequence[dict[str, Any]], curve: str) -> Run:
   """The run, or the fine-tuning, of these entries of a table."""
   first = entries[0]
+  path = pathlib.Path(first["run_dir"])
+  folder = path.parents[1] if path.parent.name == run_dirs.FINE_TUNINGS else path
+  monitored, method = folder.parts[-3:-1]  # OBSERVATION/MONITORED/METHOD/seed_S
   # A run that was trained by hand has its evaluations alone.
   training = next((x for x in first["command"] if "cog_agents.train_main" in x), "")
   flags = [flag for flag in shlex.split(training) if flag.startswith("--")]
   values = dict(flag[2:].split("=", 1) for flag in flags)  # of several overrides the last
   config = {
-    "method": values.get("method", first["method"]),
+    "method": method,
     "observation": first["observation"],
     "seed": first["seed"],
-    "environment": values.get("environment", first["environment"]),
+    "environment": monitored,
     "agent": {"flags": [x for x in flags if x.startswith(("--preset=", "--override="))]},
     "datasets": [values[name] for name in ("prior", "task") if name in values],
   }
@@ -204,7 +204,7 @@ def _run_of_entries(entries: Sequence[dict[str, Any]], curve: str) -> Run:
   if not evaluated:
     divergence = {"step": first["steps"], "message": first["diverged"]}
   return Run(
-    pathlib.Path(first["run_dir"]),
+    path,
     config,
     tuple(map(_evaluation_of_entry, evaluated)),
     tuple(first[curve]),
@@ -221,7 +221,8 @@ def _evaluation_of_entry(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_of_a_table(path: pathlib.Path, root: pathlib.Path) -> bool:
-  return grid.ABLATIONS not in path.relative_to(root).parts
+  relative = path.relative_to(root)
+  return grid.ABLATIONS not in relative.parts and not grid.is_set_aside(relative)
 
 
 def cells(runs: Sequence[Run]) -> dict[tuple[str, str, str], Cell]:

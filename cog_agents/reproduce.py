@@ -183,8 +183,8 @@ def seconds_left(run: grid.Run, now: Status, place: Place) -> float:
   speeds, trials = [run.recipe.steps_per_second], [_SECONDS_PER_TRIAL]
   alike = pathlib.Path(run.name).parts[2]  # method or ablation
   for path in place.root.glob(f"{run.observation}/*/{alike}/*/metrics.jsonl"):
-    rows = run_dirs.read_metrics(path.parent)
-    speeds += [row["steps_per_second"] for row in rows[-1:]]
+    found = [row.get("steps_per_second") for row in run_dirs.read_metrics(path.parent)]
+    speeds += [speed for speed in found if speed][-1:]  # a row whose evaluation was lost has none
   for name in now.missing:
     for path in place.root.glob(f"*/*/{alike}/*/evaluations/{name}.json"):
       there = json.loads(path.read_text())

@@ -4,9 +4,9 @@ python -m cog_agents.reproduce_main --table=1 --observation=state --seeds=3 --ro
 """
 
 import argparse
+import dataclasses
 import os
 import pathlib
-import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     help="of the table: environments, or changes in the ablations (default: all)",
   )  # fmt: skip
   parser.add_argument(
-    "--methods", metavar="NAME,...", type=_names, default=list(experiments.METHODS),
+    "--methods", metavar="NAME,...", type=_names,
     help="columns of Table 1 (default: all); fine-tuning is of cog and bc, the ablations of cog",
   )  # fmt: skip
   parser.add_argument(
@@ -80,33 +80,36 @@ _ROWS = {
   grid.FINE_TUNING: grid.FINE_TUNED_ROWS,
   grid.ABLATIONS: tuple(grid.ABLATION_TABLE),
 }
+_METHODS = {
+  grid.TABLE_1: tuple(experiments.METHODS),
+  grid.FINE_TUNING: grid.FINE_TUNED_METHODS,
+  grid.ABLATIONS: (grid.ABLATED_METHOD,),
+}
 
 
 def _table(
   name: str, observation: str, rows: Iterable[str], methods: Iterable[str], seeds: Sequence[int]
 ) -> list[grid.Run]:
-  if name == grid.TABLE_1:
-    return grid.table_1(observation, rows, methods, seeds)
-  make = grid.fine_tuning if name == grid.FINE_TUNING else grid.ablations
-  return make(observation, rows, seeds)
+  if name == grid.ABLATIONS:
+    return grid.ablations(observation, rows, seeds)
+  make = grid.table_1 if name == grid.TABLE_1 else grid.fine_tuning
+  return make(observation, rows, methods, seeds)
 
 
 def _whole_table(name: str, observation: str, root: pathlib.Path) -> list[grid.Run]:
   """Every run of a table, with the seeds that the folder has runs of."""
-  names = [folder.name for folder in root.glob(f"{observation}/*/*/*")]
-  found = [re.fullmatch(r"seed_(\d+)", name) for name in names]  # not seed_0_old, which is aside
-  seeds = sorted({int(match[1]) for match in found if match})
-  return _table(name, observation, _ROWS[name], experiments.METHODS, seeds)
+  seeds = grid.seeds_below(root, observation)
+  return _table(name, observation, _ROWS[name], _METHODS[name], seeds)
 
 
 def _runs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[grid.Run]:
-  rows = args.rows or _ROWS[args.table]
+  rows, methods = args.rows or _ROWS[args.table], args.methods or _METHODS[args.table]
   try:
     for name in rows:
       config_lib.check_name("row", name, _ROWS[args.table])
-    for name in args.methods:
-      config_lib.check_name("method", name, experiments.METHODS)
-    runs = _table(args.table, args.observation, rows, args.methods, range(args.seeds))
+    for name in methods:
+      config_lib.check_name("method", name, _METHODS[args.table])
+    runs = _table(args.table, args.observation, rows, methods, range(args.seeds))
     if args.run:
       config_lib.check_name("run", args.run, [run.name for run in runs])
       runs = [run for run in runs if run.name == args.run]
@@ -161,7 +164,8 @@ def main(argv: list[str] | None = None) -> int:
   if args.run:
     return int(failed)
   whole = _whole_table(args.table, args.observation, place.root)
-  results = grid_results.entries(whole, place)
+  # Of whatever number of trials: they are not of this call alone.
+  results = grid_results.entries(whole, dataclasses.replace(place, episodes=1))
   run_dirs.write_json(place.root / grid.table_filename(args.table, args.observation), results)
   if not results:
     return int(failed)

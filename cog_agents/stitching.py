@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 import tqdm
 
 from cog_agents import config as config_lib
@@ -151,10 +152,11 @@ def analyse(
   Raises:
     StitchingError: if the prior or the rewarded task data are fewer than two episodes, or the run
       has no critics.
-    experience.DatasetError, run_dirs.RunError: if a dataset or the run is missing.
+    experience.DatasetError, run_dirs.RunError: if a dataset or the run is missing, or they do not
+      fit each other.
   """
   rng = np.random.default_rng(seed)
-  run = None if run_dir is None else _Run(run_dir)
+  run = None if run_dir is None else _Run(run_dir, experience.find(task, data_dir))
   run_keys = () if run is None else run.keys
   keys = tuple(dict.fromkeys((*config_lib.STATE_RUN_KEYS, *run_keys)))
   data = experience.load(
@@ -231,8 +233,9 @@ def episodes_of(data: experience.Experience) -> list[Episodes]:
 class _Run:
   """A trained agent with critics: its configuration and its latest checkpoint."""
 
-  def __init__(self, run_dir: str | os.PathLike):
+  def __init__(self, run_dir: str | os.PathLike, task_data: tfds.core.DatasetBuilder):
     record = run_dirs.read_config(run_dir)
+    train.check_task(task_data, record["environment"])
     if experiments.method(record["method"]).agent != experiments.CQL:
       raise StitchingError(f"{run_dir} is a run of {record['method']!r}, which learns no values")
     self.path = pathlib.Path(run_dir)
@@ -245,8 +248,7 @@ class _Run:
   def agent(self, data: experience.Experience) -> cql.CqlAgent:
     """The agent as it was saved; the statistics of the observations come with it."""
     agent = self._config.create_agent(data.observation_spec, data.statistics)
-    restored = tf.train.Checkpoint(agent=agent).restore(self.checkpoint)
-    restored.assert_existing_objects_matched().expect_partial()
+    train.restore(agent, self.checkpoint)
     return agent
 
 

@@ -31,6 +31,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
   parser = _parser()
   args = parser.parse_args(argv)
+  if not mains.prior_names(args):
+    parser.error(f"--prior={args.prior}: expected the name of a dataset")
 
   mains.quiet_imports()
   from cog_agents import experience, run_dirs, stitching, tables
@@ -47,6 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     experience.DatasetError, tables.TableError, run_dirs.RunError, stitching.StitchingError
   ) as error:  # fmt: skip
     parser.error(str(error))
+  except KeyboardInterrupt:
+    print("Stopped; the same command starts anew.")
+    return mains.INTERRUPTED
   run_dirs.write_json(args.out, result)
   print(f"{result['verdict']}: {result['sentence']}")
   print(f"Wrote {args.out}.")

@@ -279,7 +279,7 @@ def train(
   names = config.dataset_names()
   keys = config.agent.observation_keys(config.observation)
   found = [experience.find(name, data_dir) for name in names]
-  _check_task(found[-1], config.environment)
+  check_task(found[-1], config.environment)
   record = {
     **dataclasses.asdict(config),
     "observation_keys": keys,
@@ -317,7 +317,20 @@ def train(
   return learner.step
 
 
-def _check_task(task_data: tfds.core.DatasetBuilder, environment_name: str) -> None:
+def restore(agent: tf.Module, checkpoint: str) -> None:
+  """Takes every variable of an agent from the checkpoint of a run.
+
+  Raises:
+    RunError: if the checkpoint is of an agent of other sizes.
+  """
+  try:
+    status = tf.train.Checkpoint(agent=agent).restore(checkpoint).expect_partial()
+    status.assert_existing_objects_matched()
+  except (AssertionError, ValueError) as error:
+    raise run_dirs.RunError(f"{checkpoint} does not fit the agent: {error}") from error
+
+
+def check_task(task_data: tfds.core.DatasetBuilder, environment_name: str) -> None:
   """Checks that task data were recorded for the task of an environment, if they say for which.
 
   Raises:

@@ -52,6 +52,32 @@ def test_the_results_have_a_fine_tuning_that_diverged(tmp_path):
   ]
 
 
+def test_what_fine_tuning_took_is_not_counted_for_the_run_that_it_went_on_from(tmp_path):
+  run = dataclasses.replace(RUN, environments=("place_in_tray",), new_episodes=10)
+  folder = tmp_path / RUN.name
+  write_run(folder, [0.0] * 4, exported=1_000, evaluated=("place_in_tray",))
+  config = {"method": "cog", "environment": "place_in_tray", "observation": "state", "seed": 0}
+  (folder / "config.json").write_text(json.dumps({**config, "agent": {"gamma": 0.97}}))
+  path = folder / "evaluations" / "place_in_tray.json"
+  rates = {"success_rate": 0.5, "interval": [0.1, 0.9], "success_at_end_rate": 0.5}
+  path.write_text(json.dumps({**json.loads(path.read_text()), **config, **rates, "trials": []}))
+  tuned = folder / "finetune" / "place_in_tray"
+  tuned.mkdir(parents=True)
+  (tuned / "metrics.jsonl").write_text('{"step": 1100, "episodes": 10, "success_rate": 0.4}\n')
+  (tuned / "diverged.json").write_text('{"step": 1200, "message": "critic is nan"}')
+  record = [
+    {"command": f"python -m cog_agents.{main}", "commit": "d", "wall_clock_seconds": seconds,
+     "machine": "m"}
+    for main, seconds in (("train_main", 60.0), ("evaluate_main", 4.0), ("finetune_main", 500.0))
+  ]  # fmt: skip
+  (folder / "reproduce.json").write_text(json.dumps(record))
+  offline, online = grid_results.entries([run], reproduce.Place(tmp_path, episodes=2))
+  assert (offline["method"], offline["wall_clock_seconds"]) == ("cog", 64.0)
+  assert len(offline["command"]) == 2
+  assert (online["method"], online["wall_clock_seconds"]) == ("cog_finetuned", 564.0)
+  assert len(online["command"]) == 3
+
+
 def test_a_condition_that_another_table_evaluated_is_not_among_the_results(tmp_path):
   write_run(tmp_path / RUN.name, [0.0] * 4, exported=1_000, evaluated=ROWS)
   (tmp_path / RUN.name / "reproduce.json").write_text(RECORD)

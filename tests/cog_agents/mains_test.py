@@ -39,7 +39,11 @@ def data_dir(tmp_path_factory):
   return str(data_dir)
 
 
-def test_a_run_is_trained_evaluated_and_reported(tmp_path, data_dir, capsys):
+def stop(*_):
+  raise KeyboardInterrupt
+
+
+def test_a_run_is_trained_evaluated_and_reported(tmp_path, data_dir, capsys, monkeypatch):
   run_dir = tmp_path / "runs" / "bc"
   train_flags = [
     *TRAIN, "--method=bc", f"--data_dir={data_dir}", f"--run_dir={run_dir}", "--steps=4",
@@ -67,6 +71,14 @@ def test_a_run_is_trained_evaluated_and_reported(tmp_path, data_dir, capsys):
   assert entry["success_rate"] == evaluation["success_rate"]
   assert entry["run_dir"] == str(run_dir)
   assert "data:image/svg" not in out.read_text() and "<svg" in out.read_text()
+
+  # Filming comes last, and what an evaluation before has filmed is gone.
+  monkeypatch.setattr(importlib.import_module("cog_agents.evaluate"), "_film", stop)
+  assert evaluate_main.main([f"--run_dir={run_dir}", "--episodes=2"]) == mains.INTERRUPTED
+  assert "starts anew" in capsys.readouterr().out
+  evaluation = json.loads((run_dir / "evaluations" / "place_in_tray.json").read_text())
+  assert evaluation["episodes"] == 2
+  assert not list((run_dir / "videos").iterdir())
 
 
 @pytest.mark.parametrize(

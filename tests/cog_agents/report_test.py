@@ -38,6 +38,14 @@ def test_an_ablation_is_in_no_cell(root, write):
   assert 'href="#stitching"' not in write()
 
 
+def test_a_run_that_was_set_aside_in_a_grid_is_in_no_cell(root, write):
+  before = write()
+  aside = root / "state" / "place_in_tray" / "cog" / "seed_0_old"
+  runs.write_run(aside, "cog", "place_in_tray", 0)
+  runs.write_fine_tuning(aside, "place_in_tray", [0.1])
+  assert write() == before
+
+
 @pytest.fixture
 def write(root, tmp_path):
   """Writes the report of `root` and returns its page."""
@@ -423,6 +431,20 @@ def test_a_run_that_was_trained_by_hand_is_in_the_report_of_its_table(tables):
   table.write_text(json.dumps(entries))
   cells = report_data.cells(report_data.load(tables).runs)
   assert cells["state", "place_in_tray", "cog"].seeds == {0, 1}
+
+
+def test_what_was_trained_by_hand_is_known_by_its_folder(tables):
+  for name in ("table_1_state.json", "table_finetuning_state.json"):
+    entries = json.loads((tables / name).read_text())
+    for entry in entries:
+      del entry["command"][0]
+    (tables / name).write_text(json.dumps(entries[1:]))  # first, by name, the training condition
+  contents = report_data.load(tables)
+  assert {(run.config["method"], run.config["environment"]) for run in contents.runs} == {
+    (method, "place_in_tray") for method in ("cog", "bc", "sac")
+  }
+  (tuned,) = contents.fine_tunings
+  assert (tuned.config["method"], tuned.config["environment"]) == ("cog", "place_in_tray")
 
 
 def test_a_table_without_a_finished_run_is_nothing_to_report(tmp_path):

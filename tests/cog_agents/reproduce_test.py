@@ -15,7 +15,7 @@ import pytest
 
 from cog_agents import finetune_main, grid, reproduce, reproduce_main, run_dirs, train_main
 from tests import fakes
-from tests.cog_agents.grid_runs import RECIPE, ROWS, RUN, write_run
+from tests.cog_agents.grid_runs import RECIPE, RECORD, ROWS, RUN, write_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = f"""
@@ -116,6 +116,15 @@ def test_the_estimate_is_of_the_speeds_met_so_far(tmp_path):
   assert reproduce.seconds_left(RUN, now, place) == pytest.approx(2 * 0.3)
   other = now.__class__(500, 1_000, False, None, ROWS)
   assert reproduce.seconds_left(RUN, other, place) == pytest.approx(500 / 50 + 2 * 10.0)
+
+
+def test_a_row_without_a_speed_does_not_matter_to_the_estimate(tmp_path):
+  write_run(tmp_path / RUN.name, [0.0])
+  with (tmp_path / RUN.name / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 500, "success_rate": 0.0}\n')  # as after an evaluation that was lost
+  place = reproduce.Place(tmp_path, episodes=2)
+  now = reproduce.status(RUN, place)
+  assert reproduce.seconds_left(RUN, now, place) == pytest.approx(500 / 50 + 2 * 2 * 0.3)
 
 
 def test_fine_tuning_comes_after_the_evaluations(tmp_path):
@@ -437,6 +446,34 @@ def test_a_run_that_was_set_aside_is_of_no_table(tmp_path):
   assert {run.seed for run in runs} == {1}
 
 
+def test_a_call_with_more_trials_keeps_the_runs_with_fewer(tmp_path, monkeypatch):
+  (run,) = grid.table_1("state", ["place_in_tray"], ["cog"], [0])
+  folder = tmp_path / run.name
+  write_run(folder, [0.0] * 4, run.recipe.steps // 4, exported=run.recipe.steps, evaluated=ROWS)
+  config = {"method": "cog", "environment": "place_in_tray", "observation": "state", "seed": 0}
+  agent = {"gamma": 0.97, "bc_steps": 1}
+  (folder / "config.json").write_text(json.dumps({**config, "agent": agent, "datasets": []}))
+  (folder / reproduce.RECORD).write_text(RECORD)
+  for name in ROWS:
+    path = folder / "evaluations" / f"{name}.json"
+    rates = {"success_rate": 0.5, "interval": [0.1, 0.9], "success_at_end_rate": 0.5}
+    there = {**json.loads(path.read_text()), **config, **rates, "environment": name, "trials": []}
+    path.write_text(json.dumps(there))
+  monkeypatch.setattr(reproduce, "execute", lambda *_: None)
+  flags = ["--rows=place_in_tray", "--methods=no_prior", "--episodes=9", f"--root_dir={tmp_path}"]
+  assert reproduce_main.main(flags) == 0
+  entries = json.loads((tmp_path / "table_1_state.json").read_text())
+  assert [(entry["environment"], entry["episodes"]) for entry in entries] == [(x, 2) for x in ROWS]
+
+
+def test_a_table_is_of_its_methods_alone(capsys):
+  flags = ["--root_dir=runs", "--list"]
+  assert reproduce_main.main([*flags, "--table=finetuning", "--methods=cog"]) == 0
+  commands = capsys.readouterr().out.splitlines()
+  assert len(commands) == len(grid.FINE_TUNED_ROWS)
+  assert all("/cog/seed_0" in command for command in commands)
+
+
 def test_the_list_has_a_command_for_each_run_that_does_that_run(capsys):
   flags = ["--table=1", "--observation=state", "--seeds=2", "--root_dir=a b", "--data_dir=d"]
   assert reproduce_main.main([*flags, "--methods=cog", f"--rows={','.join(ROWS)}", "--list"]) == 0
@@ -452,11 +489,13 @@ def test_the_list_has_a_command_for_each_run_that_does_that_run(capsys):
   [
     ("--rows=kitchen", "unknown row 'kitchen'; known: place_in_tray_held, place_in_tray"),
     ("--methods=td3", "unknown method 'td3'; known: cog, no_prior"),
+    ("--table=ablations --methods=bc", "unknown method 'bc'; known: cog"),
+    ("--table=finetuning --methods=sac", "unknown method 'sac'; known: cog, bc"),
     ("--run=seed_9", "unknown run 'seed_9'; known: state/place_in_tray/cog/seed_0"),
     ("--table=2", "choose from '1', 'finetuning', 'ablations'"),
   ],
 )
 def test_a_wrong_name_lists_the_known_ones(flag, message, capsys):
   with pytest.raises(SystemExit, match="2"):
-    reproduce_main.main([flag, "--root_dir=runs"])
+    reproduce_main.main([*flag.split(), "--root_dir=runs"])
   assert message in capsys.readouterr().err

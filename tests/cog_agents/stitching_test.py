@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -151,15 +152,47 @@ def test_main_writes_the_analysis_with_the_values_of_a_run(data, run_dirs, run, 
   levels = len(json.loads(out.read_text())["levels"])
   for name in ("prior_start", "connection", "task_start"):
     assert len(values[name]) == levels and values[name] == sorted(values[name])
-  # Another weight of the same agent gives other values: they are those of the checkpoint.
-  assert values["task_start"][0] != values["task_start"][-1]
+  loaded = experience.load(
+    ["reaches", "task"], observation_keys=(specs.STATE, specs.SIMULATOR_STATE), **data
+  )
+  builder = experience.find("task", data["data_dir"])
+  agent = stitching._Run(run_dirs / run, builder).agent(loaded)
+  starts = loaded.episode_starts[NUM_EPISODES:]
+  first = {key: array[starts] for key, array in loaded.observations.items()}
+  expected = np.quantile(agent.values(first), [0, 1])
+  np.testing.assert_allclose(np.array(values["task_start"])[[0, -1]], expected, rtol=1e-5)
+
+
+def _refused(flags, data, capsys) -> str:
+  with pytest.raises(SystemExit) as exit_info:
+    stitching_main.main([*flags, *(f"--{name}={value}" for name, value in data.items())])
+  assert exit_info.value.code == 2
+  return capsys.readouterr().err
 
 
 def test_main_refuses_a_run_without_values_and_says_why(data, run_dirs, tmp_path, capsys):
   out = tmp_path / "stitching.json"
   flags = ["--prior=reaches", "--task=task", f"--out={out}", f"--run_dir={run_dirs / 'bc'}"]
-  with pytest.raises(SystemExit) as exit_info:
-    stitching_main.main([*flags, *(f"--{name}={value}" for name, value in data.items())])
-  assert exit_info.value.code == 2
-  assert "is a run of 'bc', which learns no values" in capsys.readouterr().err
+  assert "is a run of 'bc', which learns no values" in _refused(flags, data, capsys)
   assert not out.exists()
+
+
+def test_main_refuses_a_run_of_other_sizes_or_of_another_task(data, run_dirs, tmp_path, capsys):
+  flags = ["--prior=reaches", "--task=task", f"--out={tmp_path / 'out.json'}"]
+  shutil.copytree(run_dirs / "cog", tmp_path / "other")
+  config = json.loads((tmp_path / "other" / "config.json").read_text())
+  config["agent"]["q_hidden_sizes"] = [16, 8]
+  (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+  message = _refused([*flags, f"--run_dir={tmp_path / 'other'}"], data, capsys)
+  assert "checkpoints/ckpt-4 does not fit the agent" in message
+  drawer = {**data, "data_dir": str(tmp_path / "data")}
+  for name in ("reaches", "task"):
+    fakes.write_dataset(tmp_path / "data", name, environment="drawer_open")
+  message = _refused([*flags, f"--run_dir={run_dirs / 'cog'}"], drawer, capsys)
+  assert "task/1.0.0 was recorded in 'drawer_open', for another task than that of" in message
+
+
+@pytest.mark.parametrize("prior", ["", ","])
+def test_main_refuses_no_prior_data(prior, data, tmp_path, capsys):
+  flags = [f"--prior={prior}", "--task=task", f"--out={tmp_path / 'out.json'}"]
+  assert f"--prior={prior}: expected the name of a dataset" in _refused(flags, data, capsys)
