@@ -214,10 +214,9 @@ def evaluate_run(
 ) -> dict[str, Any]:
   """Evaluates a run's exported policy; writes evaluations/ENVIRONMENT.json, videos/ENVIRONMENT.*.
 
-  The first is there before anything is filmed.
-  Episode i has the seed EVALUATION_SEEDS[i]. The headline figures are those of the stochastic
-  policy for cloning, as in the paper, with the greedy policy's beside them, and else of the greedy
-  policy, as in the released code.
+  The first is there before anything is filmed. Episode i has the seed EVALUATION_SEEDS[i]. The
+  headline figures are those of the stochastic policy for cloning, as in the paper, with the greedy
+  policy's beside them, and else of the greedy policy, as in the released code.
 
   Args:
     run_dir: of `train`.
