@@ -60,7 +60,7 @@ def test_only_the_rows_asked_for_are_evaluated():
 
 
 def test_fine_tuning_goes_on_from_runs_of_table_1():
-  runs = grid.fine_tuning("state", grid.FINE_TUNED_ROWS, [1])
+  runs = grid.fine_tuning("state", grid.FINE_TUNED_ROWS, grid.FINE_TUNED_METHODS, [1])
   table = grid.table_1("state", ALL_ROWS, experiments.METHODS, [1])
   assert {run.name for run in runs} < {run.name for run in table}
   assert {(run.method, run.monitored) for run in runs} == {
