@@ -79,13 +79,12 @@ def write(builder: tfds.core.DatasetBuilder, out: pathlib.Path, num_episodes: in
   Raises:
     InspectError: if num_episodes is below 1, the dataset lacks a field of an episode of this
       project, or `out` cannot be written.
-    ValueError: see prepared.check_files.
+    ValueError: if an episode of the page is damaged.
   """
   chosen = choose(
     {split: info.num_examples for split, info in builder.info.splits.items()}, num_episodes
   )
   _check_fields(builder)
-  prepared.check_files(builder)
   before, after = _TEMPLATE.read_text().split(_DATA)
   with _aside(out) as page:
     page.write(before)

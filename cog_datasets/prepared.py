@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import rlds
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 from google.protobuf import json_format
@@ -144,6 +145,9 @@ def episodes(
     with_images: whether to yield the images at all.
     decode_images: whether to decode them, which takes most of the time; else each is the bytes of
       its file, as the dataset stores it.
+
+  Raises:
+    ValueError: if a file is damaged there.
   """
   instruction = tfds.core.ReadInstruction(part.split, part.start, part.stop, unit="abs")
   yield from _read(builder, instruction, with_images, decode_images)
@@ -158,6 +162,9 @@ def selected(
     builder: see `find`.
     split: whose episodes.
     indices: places in the split, from 0, in the order to read them in.
+
+  Raises:
+    ValueError: if a file is damaged there.
   """
   # Opening a pipeline takes as long as reading fifty episodes, so that one reads many of these.
   for first in range(0, len(indices), _SELECTED_AT_ONCE):
@@ -194,7 +201,12 @@ def _read(
     # One file after the other: TFDS's default takes 16 episodes of each of 16 files in turn.
     read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
   )
-  yield from encoded.map(decode).as_numpy_iterator()
+  try:
+    yield from encoded.map(decode).as_numpy_iterator()
+  except tf.errors.DataLossError as error:
+    raise ValueError(
+      f"{builder.info.full_name} in {builder.data_dir} is damaged: validate_main says which file"
+    ) from error
 
 
 def _decode_batch(feature: tfds.features.FeatureConnector, encoded: Any) -> Any:

@@ -10,13 +10,12 @@ from urllib import parse
 import numpy as np
 import pytest
 import rlds
-from etils import epath
 from selenium import webdriver
 from selenium.webdriver.common import action_chains, by, keys
 from selenium.webdriver.support import select, wait
 
 from cog_datasets import dataset_statistics, inspect_main, inspect_page, prepared, schema
-from collection import manifest, specs
+from collection import specs
 from tests import chromium, fakes
 from tests.pipelines import datasets
 
@@ -306,7 +305,6 @@ def test_text_of_a_dataset_is_never_markup(browser, builder, tmp_path):
   (folder / "dataset_info.json").write_text(json.dumps(info))
   metadata = json.loads((folder / "metadata.json").read_text())
   (folder / "metadata.json").write_text(json.dumps({**metadata, evil: [evil]}))
-  manifest.write(epath.Path(folder))
   out = tmp_path / "page.html"
   assert inspect_main.main([str(folder), f"--out={out}"]) == 0
   browser.open(out)

@@ -13,6 +13,7 @@ from cog_datasets import inspect_main, publish_main
 from pipelines import relabel_main, statistics_main, validate_main
 from tests.pipelines import datasets
 
+_FILE = ": {file} has the SHA-256"  # in the error that names a damaged file
 # A module that is None in sys.modules cannot be imported.
 _WITHOUT = """
 import sys
@@ -78,14 +79,14 @@ def test_an_agent_trains_on_it_without_the_code_that_made_it(public, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("main", "flags"),
+  ("main", "flags", "message"),
   [
-    (inspect_main.main, ["--out={tmp}/page.html"]),
-    (relabel_main.main, ["--label=zero", "--name=zeroed", "--data_dir={tmp}/data"]),
-    (statistics_main.main, []),
+    (inspect_main.main, ["--out={tmp}/page.html"], ": validate_main says which file"),
+    (relabel_main.main, ["--label=zero", "--name=zeroed", "--data_dir={tmp}/data"], _FILE),
+    (statistics_main.main, [], _FILE),
   ],
 )
-def test_a_flipped_bit_is_found_by_the_name_of_its_file(main, flags, public, tmp_path, capfd):
+def test_a_flipped_bit_is_found_and_told_in_a_line(main, flags, message, public, tmp_path, capfd):
   copy = tmp_path / "labelled_again" / "1.0.0"
   shutil.copytree(public / "labelled_again" / "1.0.0", copy)
   (*_, shard) = sorted(copy.glob("*train*"))
@@ -96,8 +97,8 @@ def test_a_flipped_bit_is_found_by_the_name_of_its_file(main, flags, public, tmp
   with pytest.raises(SystemExit) as error:
     main([source, *(flag.format(tmp=tmp_path) for flag in flags)])
   assert error.value.code == 2
-  said = capfd.readouterr().err
-  assert f"1.0.0 in {copy} is damaged: {shard.name} has the SHA-256" in said
+  wanted = f"labelled_again/1.0.0 in {copy} is damaged{message.format(file=shard.name)}"
+  assert wanted in capfd.readouterr().err
   assert [path.name for path in tmp_path.iterdir()] == ["labelled_again"]
 
 
