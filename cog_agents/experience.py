@@ -381,8 +381,7 @@ def _digest(builder: tfds.core.DatasetBuilder, split: str) -> str:
   instructions = builder.info.splits[split].file_instructions
   paths = [epath.Path(instruction.filename) for instruction in instructions]
   found = [f"{path.name} is missing" for path in paths if not path.exists()]
-  has_manifest = (folder / manifest.FILENAME).exists()
-  if not found and has_manifest:
+  if not found and (folder / manifest.FILENAME).exists():
     try:
       found = manifest.violations(folder, ignored=manifest.DOCUMENTS)
     except ValueError as error:
@@ -392,12 +391,7 @@ def _digest(builder: tfds.core.DatasetBuilder, split: str) -> str:
       f"the copy of {builder.info.full_name} in {folder} is damaged:"
       f" {'; '.join(found)}. Copy these files again"
     )
-  if has_manifest:
-    described = manifest.read(folder)
-    digests = [described[path.name]["sha256"] for path in paths]
-  else:
-    digests = manifest.digests(paths)
-  contents = [split, digests]
+  contents = [split, manifest.digests(folder, paths)]
   return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 

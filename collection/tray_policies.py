@@ -22,9 +22,9 @@ class Grasp(ScriptedPolicy):
   """Algorithm 1, scripted grasping: approach, close, lift; then the return to neutral.
 
   The listing ends in a zero action; the last paragraph of appendix A.1 says of all scripts that
-  they end with the return to the starting configuration, so that the datasets' states overlap. It
-  also asks for the distance before the gripper; here a gripper that has closed on nothing goes on
-  lifting, and does not sink again. Such an attempt never returns.
+  they end with the return to the starting configuration, so that the datasets' states overlap. The
+  listing also asks for the distance before the gripper; here a gripper that has closed on nothing
+  goes on lifting, and does not sink again. Such an attempt never returns.
   """
 
   scene_class = scenes.TrayScene

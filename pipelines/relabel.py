@@ -101,7 +101,7 @@ def relabel(
   members = prepared.shards(source)
   for record in itertools.islice(members[0].records(), 1):
     relabelled(record, reward_labels.parse(label))  # an outcome that is missing is missing in all
-  digest = _source_digest(members)
+  digest = _source_digest(epath.Path(source.data_dir), members)
   with disk.alone(folder.parent, f"relabelling {source.info.full_name}"):
     if folder.exists():
       return _changes_there(folder, digest, label)
@@ -230,10 +230,11 @@ def _serialised(rewards: np.ndarray) -> bytes:
   return tf.train.Features(feature={_REWARD: feature}).SerializeToString()
 
 
-def _source_digest(members: Sequence[prepared.Shard]) -> str:
-  """SHA-256 of the names and the SHA-256 of all files."""
+def _source_digest(folder: epath.Path, members: Sequence[prepared.Shard]) -> str:
+  """SHA-256 of the names and the SHA-256 of all files, which were compared with the manifest."""
+  digests = manifest.digests(folder, [epath.Path(shard.path) for shard in members])
   listing = "".join(
-    f"{manifest.sha256(epath.Path(shard.path))}  {shard.filename}\n" for shard in members
+    f"{digest}  {shard.filename}\n" for digest, shard in zip(digests, members, strict=True)
   )
   return hashlib.sha256(listing.encode()).hexdigest()
 
