@@ -2,7 +2,7 @@ import dataclasses
 import json
 
 from cog_agents import grid_results, reproduce
-from tests.cog_agents.grid_runs import RECORD, ROWS, RUN, write_run
+from tests.cog_agents.grid_runs import RECORD, ROWS, RUN, complete_run, write_run
 
 
 def test_the_table_of_fine_tuning_says_when_it_was_good():
@@ -56,11 +56,7 @@ def test_what_fine_tuning_took_is_not_counted_for_the_run_that_it_went_on_from(t
   run = dataclasses.replace(RUN, environments=("place_in_tray",), new_episodes=10)
   folder = tmp_path / RUN.name
   write_run(folder, [0.0] * 4, exported=1_000, evaluated=("place_in_tray",))
-  config = {"method": "cog", "environment": "place_in_tray", "observation": "state", "seed": 0}
-  (folder / "config.json").write_text(json.dumps({**config, "agent": {"gamma": 0.97}}))
-  path = folder / "evaluations" / "place_in_tray.json"
-  rates = {"success_rate": 0.5, "interval": [0.1, 0.9], "success_at_end_rate": 0.5}
-  path.write_text(json.dumps({**json.loads(path.read_text()), **config, **rates, "trials": []}))
+  complete_run(folder, ["place_in_tray"])
   tuned = folder / "finetune" / "place_in_tray"
   tuned.mkdir(parents=True)
   (tuned / "metrics.jsonl").write_text('{"step": 1100, "episodes": 10, "success_rate": 0.4}\n')
@@ -80,14 +76,7 @@ def test_what_fine_tuning_took_is_not_counted_for_the_run_that_it_went_on_from(t
 
 def test_a_condition_that_another_table_evaluated_is_not_among_the_results(tmp_path):
   write_run(tmp_path / RUN.name, [0.0] * 4, exported=1_000, evaluated=ROWS)
-  (tmp_path / RUN.name / "reproduce.json").write_text(RECORD)
-  config = {"method": "cog", "environment": "place_in_tray", "observation": "state", "seed": 0}
-  (tmp_path / RUN.name / "config.json").write_text(json.dumps({**config, "agent": {"gamma": 0.97}}))
-  for name in ROWS:
-    path = tmp_path / RUN.name / "evaluations" / f"{name}.json"
-    rates = {"success_rate": 0.5, "interval": [0.1, 0.9], "success_at_end_rate": 0.5}
-    there = {**json.loads(path.read_text()), **config, **rates, "environment": name, "trials": []}
-    path.write_text(json.dumps(there))
+  complete_run(tmp_path / RUN.name, ROWS)
   run = dataclasses.replace(RUN, environments=("place_in_tray",))
   (entry,) = grid_results.entries([run], reproduce.Place(tmp_path, episodes=2))
   assert entry["environment"] == "place_in_tray"

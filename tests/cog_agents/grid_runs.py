@@ -39,3 +39,21 @@ def write_run(folder, rates, every=250, exported=None, evaluated=()):
   for name in evaluated:
     there = {"steps": exported, "episodes": 2, "wall_clock_seconds": 10.0}
     (folder / "evaluations" / f"{name}.json").write_text(json.dumps(there))
+
+
+def complete_run(folder, names, **config):
+  """Adds what the results of a grid are made from: configuration, record, whole evaluations.
+
+  Args:
+    folder: of `write_run`.
+    names: of its evaluations.
+    config: what config.json has besides, or in place of, what is here.
+  """
+  run = {"method": "cog", "environment": "place_in_tray", "observation": "state", "seed": 0}
+  (folder / "config.json").write_text(json.dumps({**run, "agent": {"gamma": 0.97}, **config}))
+  (folder / "reproduce.json").write_text(RECORD)
+  rates = {"success_rate": 0.5, "interval": [0.1, 0.9], "success_at_end_rate": 0.5}
+  for name in names:
+    path = folder / "evaluations" / f"{name}.json"
+    there = {**json.loads(path.read_text()), **run, **rates, "environment": name, "trials": []}
+    path.write_text(json.dumps(there))

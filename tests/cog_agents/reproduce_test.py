@@ -15,7 +15,7 @@ import pytest
 
 from cog_agents import finetune_main, grid, reproduce, reproduce_main, run_dirs, train_main
 from tests import fakes
-from tests.cog_agents.grid_runs import RECIPE, RECORD, ROWS, RUN, write_run
+from tests.cog_agents.grid_runs import RECIPE, ROWS, RUN, complete_run, write_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = f"""
@@ -450,15 +450,7 @@ def test_a_call_with_more_trials_keeps_the_runs_with_fewer(tmp_path, monkeypatch
   (run,) = grid.table_1("state", ["place_in_tray"], ["cog"], [0])
   folder = tmp_path / run.name
   write_run(folder, [0.0] * 4, run.recipe.steps // 4, exported=run.recipe.steps, evaluated=ROWS)
-  config = {"method": "cog", "environment": "place_in_tray", "observation": "state", "seed": 0}
-  agent = {"gamma": 0.97, "bc_steps": 1}
-  (folder / "config.json").write_text(json.dumps({**config, "agent": agent, "datasets": []}))
-  (folder / reproduce.RECORD).write_text(RECORD)
-  for name in ROWS:
-    path = folder / "evaluations" / f"{name}.json"
-    rates = {"success_rate": 0.5, "interval": [0.1, 0.9], "success_at_end_rate": 0.5}
-    there = {**json.loads(path.read_text()), **config, **rates, "environment": name, "trials": []}
-    path.write_text(json.dumps(there))
+  complete_run(folder, ROWS, datasets=[])
   monkeypatch.setattr(reproduce, "execute", lambda *_: None)
   flags = ["--rows=place_in_tray", "--methods=no_prior", "--episodes=9", f"--root_dir={tmp_path}"]
   assert reproduce_main.main(flags) == 0
